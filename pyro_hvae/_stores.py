@@ -1,0 +1,217 @@
+"""How the posterior file is put on disk: netCDF-4 and zarr, both growing along ``image``, and files replaced whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import netCDF4
+import numpy as np
+import xarray as xr
+
+from pyro_hvae.errors import HVAEError
+
+CHUNK_BYTES = 2**20  # aimed size of a chunk on disk; one image is never split
+
+
+class Store(Protocol):
+    """One growing file: ``append`` along ``image``, ``write`` the rest once, ``close``."""
+
+    def append(self, group: str, dataset: xr.Dataset) -> None: ...
+    def write(self, group: str, dataset: xr.Dataset) -> None: ...
+    def close(self) -> None: ...
+
+
+def attribute_values(attrs: Mapping[str, Any]) -> dict[str, str | int | float]:
+    """Attributes as both formats keep them: numbers and strings as they are, None as '', everything else as JSON."""
+
+    def plain(value: Any) -> str | int | float:
+        value = value.item() if isinstance(value, np.generic) else value
+        if value is None:
+            return ""
+        if isinstance(value, bool):
+            return int(value)
+        return value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
+
+    return {name: plain(value) for name, value in attrs.items()}
+
+
+class NetCDFStore:
+    """netCDF-4 with an unlimited ``image`` dim in every group."""
+
+    def __init__(self, path: Path, attrs: Mapping[str, Any], compression: int) -> None:
+        self._file = netCDF4.Dataset(path, "w", format="NETCDF4")
+        self._file.setncatts(dict(attrs))
+        self._compression = compression
+
+    def append(self, group: str, dataset: xr.Dataset) -> None:
+        target = self._file.groups.get(group) or self._file.createGroup(group)
+        start = len(target.dimensions["image"]) if "image" in target.dimensions else 0
+        for name, variable in dataset.variables.items():
+            if "image" not in variable.dims and name in target.variables:
+                continue  # coordinates of the other dims: the first chunk wrote them
+            here = tuple(slice(start, None) if dim == "image" else slice(None) for dim in variable.dims)
+            self._put(target, str(name), variable, here)
+        self._coordinates(target, dataset)
+
+    def write(self, group: str, dataset: xr.Dataset) -> None:
+        target = self._file.groups.get(group) or self._file.createGroup(group)
+        for name, variable in dataset.variables.items():
+            if name not in target.variables:
+                self._put(target, str(name), variable, (slice(None),) * variable.ndim)
+            elif name not in dataset.coords:
+                raise HVAEError(f"write: {group}/{name} is in the file already; write each variable once")
+        self._coordinates(target, dataset)
+
+    def close(self) -> None:
+        if self._file.isopen():
+            self._file.close()
+
+    def _put(self, target: netCDF4.Group, name: str, variable: xr.Variable, here: tuple[slice, ...]) -> None:
+        values = np.asarray(variable.values)
+        if values.dtype.kind in "OUT":
+            values = values.astype(object)
+        for dim, size in variable.sizes.items():
+            if dim not in target.dimensions:
+                target.createDimension(str(dim), None if dim == "image" else size)
+            elif dim != "image" and (known := len(target.dimensions[str(dim)])) != size:
+                raise HVAEError(f"{target.name}/{name}: {dim} has {size} entries, in the file already {known}")
+        if name not in target.variables:
+            kind: Any = str if values.dtype == object else "i1" if values.dtype == bool else values.dtype
+            sizes: Any = chunk_sizes(variable)
+            level: Any = 0 if kind is str or not variable.ndim else self._compression
+            made = target.createVariable(
+                name,
+                kind,
+                tuple(map(str, variable.dims)),
+                zlib=level > 0,
+                complevel=level or 4,
+                shuffle=True,
+                chunksizes=sizes,
+            )
+            made.setncatts(attribute_values(variable.attrs))
+            if values.dtype == bool:
+                made.setncattr("dtype", "bool")  # xarray's convention
+        target.variables[name][here or ...] = values.astype("i1") if values.dtype == bool else values
+
+    @staticmethod
+    def _coordinates(target: netCDF4.Group, dataset: xr.Dataset) -> None:
+        known = set(getattr(target, "coordinates", "").split())
+        names = known | {str(name) for name in dataset.coords if name not in dataset.dims}
+        if names:
+            target.setncattr("coordinates", " ".join(sorted(names)))
+
+
+class ZarrStore:
+    """zarr through xarray's own appending."""
+
+    def __init__(self, path: Path, attrs: Mapping[str, Any], compression: int) -> None:
+        import zarr
+
+        self._path = path
+        zarr.open_group(str(path), mode="w", zarr_format=2).attrs.update(dict(attrs))
+        self._groups: set[str] = set()
+
+    def append(self, group: str, dataset: xr.Dataset) -> None:
+        dataset = self._plain(dataset)
+        if group in self._groups:
+            across = [name for name in dataset.variables if "image" not in dataset[name].dims]
+            dataset.drop_vars(across).to_zarr(self._path, group=group, mode="a", append_dim="image", consolidated=False)
+            return
+        encoding = {
+            name: {"chunks": sizes}
+            for name, variable in dataset.variables.items()
+            if (sizes := chunk_sizes(variable)) is not None
+        }
+        self._to_zarr(group, dataset, encoding)
+        self._groups.add(group)
+
+    def write(self, group: str, dataset: xr.Dataset) -> None:
+        self._to_zarr(group, self._plain(dataset), {})
+
+    def close(self) -> None:
+        import zarr
+
+        zarr.consolidate_metadata(str(self._path), zarr_format=2)
+
+    def _to_zarr(self, group: str, dataset: xr.Dataset, encoding: Mapping[Any, Any]) -> None:
+        dataset.to_zarr(self._path, group=group, mode="a", zarr_format=2, consolidated=False, encoding=encoding)
+
+    @staticmethod
+    def _plain(dataset: xr.Dataset) -> xr.Dataset:
+        # Strings of one fixed width would be cut when a later chunk holds longer ones.
+        text = {name: dataset[name].astype(object) for name in dataset.variables if dataset[name].dtype.kind == "U"}
+        return dataset.assign({n: v for n, v in text.items() if n not in dataset.coords}).assign_coords(
+            {n: v for n, v in text.items() if n in dataset.coords}
+        )
+
+
+STORES: dict[str, type[NetCDFStore] | type[ZarrStore]] = {"netcdf": NetCDFStore, "zarr": ZarrStore}
+
+
+def chunk_sizes(variable: xr.Variable) -> tuple[int, ...] | None:
+    """Whole images, as many as come to about a mebibyte; None for variables that do not grow."""
+    if "image" not in variable.dims:
+        return None
+    count = max(variable.sizes["image"], 1)
+    itemsize = max(variable.dtype.itemsize, 8) if variable.dtype.kind in "OUT" else variable.dtype.itemsize
+    each = max(itemsize * variable.size // count, 1)
+    images = max(1, min(4096, CHUNK_BYTES // each))
+    return tuple(images if dim == "image" else max(size, 1) for dim, size in variable.sizes.items())
+
+
+def fsync(path: Path) -> None:
+    """Force a file, or every file of a directory, to disk."""
+    paths = [path, *path.rglob("*")] if path.is_dir() else [path]
+    for each in paths:
+        handle = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename ``source`` to ``target``; an earlier target, file or directory, gives way only to the complete new one."""
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.is_dir():  # a directory cannot be renamed over another one
+        target.rename(old)
+    os.replace(source, target)
+    remove(old)
+    fsync_directory(target.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or directory if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
+
+
+def read(path: Path, kind: str) -> xr.DataTree:
+    """Open without checking the schema. Raises HVAEError where it cannot be read at all."""
+    if not path.exists():
+        raise HVAEError(f"there is no posterior file {path}; make one with `pyro-hvae export RUN --out FILE`")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", category=UserWarning)
+            return xr.open_datatree(path, engine="netcdf4" if kind == "netcdf" else "zarr")
+    except Exception as error:
+        form = "netCDF-4" if kind == "netcdf" else "zarr"
+        raise HVAEError(
+            f"{path} cannot be read as {form} ({error}); it is truncated, damaged or something else: export it again"
+        ) from error
