@@ -1,0 +1,137 @@
+"""Recognition programs: how the causes of an image are inferred.
+
+All have the sites z1 … zL inside one plate ``image``; they differ in the arrows between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+from torch import Tensor, nn
+
+from pyro_hvae.programs.networks import MLP, JointMLP
+from pyro_hvae.programs.program import LayeredProgram
+from pyro_hvae.programs.sites import Head, conditional
+
+
+class TopDownGuide(LayeredProgram):
+    """q(zL | x) … q(z1 | x, z2): the image is read bottom-up, then the layers are inferred top-down ([C22], TDVAE).
+
+    With two layers and the networks' names of [C22]: L_x = MLP.a(x); q(z2 | x) from MLP.b(L_x); L_z = MLP.c(z2);
+    q(z1 | x, z2) from MLP.d([L_x, L_z]). With more layers each has its own a/b, c and d.
+
+    :param hidden_x: units of the bottom-up networks, one tuple per layer: MLP.a, MLP.b, …
+    :param hidden_z: units of MLP.c from layer l+1, for l = 1 … L-1.
+    :param hidden_joint: units of MLP.d into layer l, for l = 1 … L-1, at least one each.
+    """
+
+    def __init__(
+        self,
+        pixels: int = 400,
+        dims: Sequence[int] = (450, 20),
+        families: Sequence[str] | None = None,
+        hidden_x: Sequence[Sequence[int]] = ((500,), (300, 100)),
+        hidden_z: Sequence[Sequence[int]] = ((100, 300, 500),),
+        hidden_joint: Sequence[Sequence[int]] = ((500,),),
+    ):
+        super().__init__()
+        self._set_sites(pixels, dims, families)
+        hidden_x = self._check_hidden("hidden_x", hidden_x, self.layers)
+        hidden_z = self._check_hidden("hidden_z", hidden_z, self.layers - 1)
+        hidden_joint = self._check_hidden("hidden_joint", hidden_joint, self.layers - 1)
+        widths = [self.pixels]
+        for units in hidden_x:
+            widths.append(units[-1] if units else widths[-1])
+        self.bottom_up = nn.ModuleList(MLP(m, units) for m, units in zip(widths, hidden_x, strict=False))
+        self.top_down = nn.ModuleList(MLP(m, units) for m, units in zip(self.dims[1:], hidden_z, strict=True))
+        self.joint = nn.ModuleList(
+            JointMLP((width, c.out_features), units)
+            for width, c, units in zip(widths[1:], self.top_down, hidden_joint, strict=False)
+        )
+        features = [d.out_features for d in self.joint] + [widths[-1]]
+        self.heads = nn.ModuleList(map(Head, features, self.dims, self.families))
+        self.config: dict[str, Any] = dict(
+            pixels=self.pixels,
+            dims=self.dims,
+            families=self.families,
+            hidden_x=hidden_x,
+            hidden_z=hidden_z,
+            hidden_joint=hidden_joint,
+        )
+
+    def forward(self, x: Tensor) -> None:
+        """The Pyro program; ``x (image, pixel)``."""
+        self._check_image(x)
+        L_x = [x]
+        for network in self.bottom_up:
+            L_x.append(network(L_x[-1]))
+        with pyro.plate("image", x.shape[0], dim=-1):
+            z = pyro.sample(f"z{self.layers}", self.heads[-1](L_x[-1]))
+            for l in range(self.layers - 1, 0, -1):
+                L_z = self.top_down[l - 1](z)
+                z = pyro.sample(f"z{l}", self.heads[l - 1](self.joint[l - 1](L_x[l], L_z)))
+
+
+class BottomUpGuide(LayeredProgram):
+    """q(z1 | x) q(z2 | z1) …: each layer is inferred from the one below alone ([C22], ChainVAE).
+
+    :param hidden: units of q(z1 | x), q(z2 | z1), …
+    """
+
+    def __init__(
+        self,
+        pixels: int = 400,
+        dims: Sequence[int] = (450, 20),
+        families: Sequence[str] | None = None,
+        hidden: Sequence[Sequence[int]] = ((500, 500), (500, 300, 100)),
+    ):
+        super().__init__()
+        self._set_sites(pixels, dims, families)
+        hidden = self._check_hidden("hidden", hidden, self.layers)
+        self.conditionals = nn.ModuleList(
+            conditional(lower, units, dim, family)
+            for lower, dim, family, units in zip(
+                (self.pixels, *self.dims), self.dims, self.families, hidden, strict=False
+            )
+        )
+        self.config: dict[str, Any] = dict(pixels=self.pixels, dims=self.dims, families=self.families, hidden=hidden)
+
+    def forward(self, x: Tensor) -> None:
+        """The Pyro program; ``x (image, pixel)``."""
+        self._check_image(x)
+        z = x
+        with pyro.plate("image", x.shape[0], dim=-1):
+            for site, conditional in zip(self.sites, self.conditionals, strict=True):
+                z = pyro.sample(site, conditional(z))
+
+
+class MeanFieldGuide(LayeredProgram):
+    """q(z1 | x) q(z2 | x) …: given the image the layers are independent. With one layer, the recognition of LinearVAE.
+
+    :param hidden: units of q(z1 | x), q(z2 | x), …
+    """
+
+    def __init__(
+        self,
+        pixels: int = 400,
+        dims: Sequence[int] = (450, 20),
+        families: Sequence[str] | None = None,
+        hidden: Sequence[Sequence[int]] = ((500, 500), (500, 300, 100)),
+    ):
+        super().__init__()
+        self._set_sites(pixels, dims, families)
+        hidden = self._check_hidden("hidden", hidden, self.layers)
+        self.conditionals = nn.ModuleList(
+            conditional(self.pixels, units, dim, family)
+            for dim, family, units in zip(self.dims, self.families, hidden, strict=True)
+        )
+        self.config: dict[str, Any] = dict(pixels=self.pixels, dims=self.dims, families=self.families, hidden=hidden)
+
+    def forward(self, x: Tensor) -> None:
+        """The Pyro program; ``x (image, pixel)``."""
+        self._check_image(x)
+        with pyro.plate("image", x.shape[0], dim=-1):
+            for site, conditional in zip(self.sites, self.conditionals, strict=True):
+                pyro.sample(site, conditional(x))

@@ -1,0 +1,89 @@
+"""The base of every model and guide: an ``nn.Module`` whose ``forward`` is a Pyro program."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from pyro.poutine.runtime import am_i_wrapped, effectful
+from torch import Tensor, nn
+
+from pyro_hvae.errors import HVAEError
+
+
+class Program(nn.Module):
+    """A module that is also a Pyro program.
+
+    Calling it under a Pyro handler announces its parameters as ``param`` statements, which is how
+    :class:`pyro.infer.SVI` finds what to optimise. Unlike ``pyro.module`` and ``PyroModule`` this leaves the global
+    parameter store alone: the parameters belong to the module, and two programs with parts of the same name can
+    never share one entry.
+
+    :ivar config: the constructor's arguments, JSON-ready: ``type(program)(**program.config)`` is the same program.
+    """
+
+    config: dict[str, Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if am_i_wrapped():
+            for name, parameter in self.named_parameters(prefix=type(self).__name__):
+                _announce(name, parameter)
+        return super().__call__(*args, **kwargs)
+
+
+def _announce(name: str, parameter: Tensor) -> None:
+    parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]  # SVI asks each parameter for it
+    effectful(lambda value: value, type="param")(parameter, name=name)
+
+
+class LayeredProgram(Program):
+    """What models and guides share: the sizes and families of the sites z1 … zL and of the image.
+
+    :param pixels: pixels of a (flattened) image.
+    :param dims: dimensions of z1, z2, …, zL; z1 is next to the image.
+    :param families: site family of each layer (``"laplace"`` or ``"normal"``); by default Laplace at z1, Normal above.
+    """
+
+    pixels: int
+    dims: tuple[int, ...]
+    families: tuple[str, ...]
+
+    def _set_sites(self, pixels: int, dims: Sequence[int], families: Sequence[str] | None) -> None:
+        self.pixels, self.dims = int(pixels), tuple(int(d) for d in dims)
+        if not self.dims or min(self.pixels, *self.dims) < 1:
+            raise HVAEError(
+                f"{type(self).__name__} needs at least one pixel and one dimension per layer, got "
+                f"pixels={pixels}, dims={tuple(dims)}"
+            )
+        self.families = ("laplace",) + ("normal",) * (len(self.dims) - 1) if families is None else tuple(families)
+        if len(self.families) != len(self.dims):
+            raise HVAEError(
+                f"{type(self).__name__} has {len(self.dims)} layers (dims={self.dims}) but "
+                f"{len(self.families)} families {self.families}; give one per layer, z1 first"
+            )
+
+    @property
+    def layers(self) -> int:
+        """Number of stochastic layers L."""
+        return len(self.dims)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the latent sites, z1 first."""
+        return tuple(f"z{l}" for l in range(1, self.layers + 1))
+
+    def _check_image(self, x: Tensor) -> None:
+        if x.dim() != 2 or x.shape[-1] != self.pixels:
+            raise HVAEError(
+                f"{type(self).__name__} expects images of shape (image, pixel) = (any, {self.pixels}), got "
+                f"{tuple(x.shape)}; flatten the patches, or build the model for another size"
+            )
+
+    def _check_hidden(self, name: str, hidden: Sequence[Sequence[int]], expected: int) -> tuple[tuple[int, ...], ...]:
+        if len(hidden) != expected or any(isinstance(h, int) for h in hidden):
+            raise HVAEError(
+                f"{type(self).__name__} with {self.layers} layers needs {expected} tuples of hidden units in "
+                f"{name}, one per network, z1's first; got {hidden!r}"
+            )
+        return tuple(tuple(int(n) for n in h) for h in hidden)

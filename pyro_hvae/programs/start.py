@@ -1,0 +1,104 @@
+"""How a pair starts: every softplus layer in its linear regime, instead of PyTorch's default initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.programs.guides import BottomUpGuide, MeanFieldGuide, TopDownGuide
+from pyro_hvae.programs.hvae import HVAE
+from pyro_hvae.programs.models import GenerativeModel, SkipModel
+from pyro_hvae.programs.sites import Head
+
+SHIFT = 3.0  # softplus is within 5 per cent of linear around here
+Q_LOG_VARIANCE = -2.0  # v of every posterior at the start
+TOP_DOWN_GAIN = 0.1  # what comes from above starts small: z1 is first learnt from the image
+
+
+@torch.no_grad()
+def start_in_linear_regime(vae: HVAE, *, guide_only: bool = False) -> HVAE:
+    """Re-initialise one of our pairs so that every network starts as an almost linear map; in place, and returned.
+
+    Units start at softplus(u + 3) (a constant that the next layer's bias takes out again) with orthogonal weights;
+    posterior locations are orthogonal maps of the image, with v = -2; p(zl | zl+1) starts near location 0, scale 1; and A
+    is the least-squares inverse of the guide's linear map from the image to z1. The function classes are unchanged.
+
+    :param guide_only: leave the generative model as it is.
+    :raises HVAEError: for programs that are not ours.
+    """
+    model, guide = vae.model, vae.guide
+    if not isinstance(guide, (TopDownGuide, BottomUpGuide, MeanFieldGuide)):
+        raise HVAEError(f"the linear-regime start knows our own guides; {type(guide).__name__} initialises itself")
+    if not isinstance(model, GenerativeModel):
+        raise HVAEError(f"the linear-regime start knows our own models; {type(model).__name__} initialises itself")
+    if isinstance(guide, TopDownGuide):
+        _start_top_down(guide)
+    else:
+        for network in guide.conditionals:
+            _start_conditional(network, gain=1.0, v=Q_LOG_VARIANCE)
+    if not guide_only:
+        for network in model.conditionals:
+            _start_conditional(network, gain=TOP_DOWN_GAIN, v=0.0)
+        if isinstance(model, SkipModel):
+            _start_layers(model.skip.layers, model.to_image.bias.new_zeros(sum(model.dims[1:])))
+            nn.init.zeros_(model.skip_to_image.weight)
+        _invert_guide(model, guide)
+    return vae
+
+
+def _start_layers(layers: Iterable[nn.Module], reference: Tensor) -> Tensor:
+    """Orthogonal weights, biases such that ``reference`` gives a pre-activation of SHIFT; returns the output there."""
+    for layer in layers:
+        assert isinstance(layer, nn.Linear)
+        nn.init.orthogonal_(layer.weight)
+        layer.bias.copy_(SHIFT - layer.weight @ reference)
+        reference = nn.functional.softplus(torch.full_like(layer.bias, SHIFT))
+    return reference
+
+
+def _start_head(head: Head, reference: Tensor, gain: float, v: float) -> None:
+    """Location an orthogonal map that is zero at ``reference``; constant scale."""
+    nn.init.zeros_(head.weight)
+    location = head.weight[: head.dim]
+    nn.init.orthogonal_(location, gain=gain)
+    head.bias[: head.dim] = -(location @ reference)
+    head.bias[head.dim :] = v
+
+
+def _start_conditional(network: nn.Module, gain: float, v: float) -> None:
+    trunk, head = network.children()
+    first = next(trunk.parameters(), head.weight)
+    reference = _start_layers(trunk.layers, first.new_zeros(first.shape[-1]))  # type: ignore[arg-type]
+    _start_head(head, reference, gain, v)  # type: ignore[arg-type]
+
+
+def _start_top_down(guide: TopDownGuide) -> None:
+    zero = guide.heads[0].bias.new_zeros  # type: ignore[operator]
+    L_x = [zero(guide.pixels)]
+    for network in guide.bottom_up:
+        L_x.append(_start_layers(network.layers, L_x[-1]))  # type: ignore[arg-type]
+    _start_head(guide.heads[-1], L_x[-1], 1.0, Q_LOG_VARIANCE)  # type: ignore[arg-type]
+    for l, (c, joint) in enumerate(zip(guide.top_down, guide.joint, strict=True)):
+        L_z = _start_layers(c.layers, zero(guide.dims[l + 1]))  # type: ignore[arg-type]
+        reference = torch.cat([L_x[l + 1], L_z])
+        _start_layers([joint.first], reference)
+        joint.first.weight[:, len(L_x[l + 1]) :] *= TOP_DOWN_GAIN
+        joint.first.bias.copy_(SHIFT - joint.first.weight @ reference)
+        features = nn.functional.softplus(torch.full_like(joint.first.bias, SHIFT))
+        features = _start_layers(joint.rest.layers, features) if len(joint.rest.layers) else features
+        _start_head(guide.heads[l], features, 1.0, Q_LOG_VARIANCE)  # type: ignore[arg-type]
+
+
+def _invert_guide(model: GenerativeModel, guide: nn.Module) -> None:
+    """A = pseudo-inverse of M, where E_q[z1] = M x around the mean image."""
+    from pyro import poutine
+
+    x = torch.cat([torch.eye(model.pixels), -torch.eye(model.pixels)]).to(model.to_image.weight)
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        location = poutine.trace(guide).get_trace(x).nodes["z1"]["fn"].base_dist.loc
+    M = 0.5 * (location[: model.pixels] - location[model.pixels :]).T
+    model.to_image.weight.copy_(torch.linalg.pinv(M, rtol=0.05))
+    nn.init.zeros_(model.to_image.bias)
