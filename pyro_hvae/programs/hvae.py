@@ -109,7 +109,7 @@ def from_config(config: dict[str, Any]) -> HVAE:
     """The pair that ``HVAE.config`` describes, freshly initialised."""
     return HVAE(
         program_from_config(config["model"], MODELS, "model"),
-        program_from_config(config["guide"], GUIDES, "guide"),  # type: ignore[arg-type]
+        program_from_config(config["guide"], GUIDES, "guide"),
         preset=config.get("preset"),
     )
 

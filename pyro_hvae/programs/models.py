@@ -84,7 +84,7 @@ class GenerativeModel(LayeredProgram, abc.ABC):
 
     @property
     def A(self) -> Tensor:
-        """Linear generative map from z1 to the image, ``(pixel, z1_dim)``; its columns are the projective fields of z1."""
+        """Linear generative map from z1 to the image, ``(pixel, z1_dim)``; its columns are z1's projective fields."""
         return self.to_image.weight
 
     @property
@@ -120,7 +120,7 @@ class MarkovModel(GenerativeModel):
 
 
 class LinearModel(GenerativeModel):
-    """z1 → x with p(z1) = Laplace(0, 1) (or Normal): sparse coding (LinearVAE of [C22]); probabilistic PCA if Normal."""
+    """z1 → x with p(z1) = Laplace(0, 1): sparse coding (LinearVAE of [C22]). With a Normal z1, probabilistic PCA."""
 
     def __init__(
         self,

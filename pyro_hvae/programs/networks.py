@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class MLP(nn.Module):
     def __init__(self, in_features: int, hidden: Sequence[int]):
         super().__init__()
         sizes = [in_features, *hidden]
-        self.layers = nn.ModuleList(nn.Linear(m, n) for m, n in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(m, n) for m, n in pairwise(sizes))
         self.out_features = sizes[-1]
 
     def forward(self, x: Tensor) -> Tensor:

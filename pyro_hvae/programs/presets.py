@@ -1,5 +1,8 @@
-"""Every published configuration, as data. Sources: [C22] Csikor et al. 2022, arXiv 2206.00436; [V24] Vas 2024, MSc thesis,
-ELTE Budapest. "release" marks what was read in public ports of the weights the authors released."""
+"""Every published configuration, as data.
+
+Sources: [C22] Csikor et al. 2022, arXiv 2206.00436; [V24] Vas 2024, MSc thesis, ELTE; "release": read in public
+ports of the weights that the authors of [C22] released.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Training:
 
     objective: str = "elbo"  # or "importance_weighted"
     num_particles: int = 1
-    learning_rate: Knots = _constant(5e-5)
+    learning_rate: Knots = ((0, 5e-5),)
     batch: int = 128
     epochs: int = 6750
     steps_per_epoch: int = 5000  # 640,000 patches / 128
@@ -84,7 +87,8 @@ def _td_iwae(k: int) -> Preset:
 
 _ALL = (
     Preset("LinearVAE40", "linear", "mean_field", 40, (1800,),
-           _z1_only(Training(learning_rate=_constant(3e-5), epochs=6000)), ("laplace",), note="30 million steps (release)"),
+           _z1_only(Training(learning_rate=_constant(3e-5), epochs=6000)), ("laplace",),
+           note="30 million steps (release)"),
     Preset("TDVAE40", "markov", "top_down", 40, (1800, 250),
            Training(learning_rate=((0, 5e-5), (3375, 5e-5), (3375, 2.5e-5))),
            note="33.75 million steps (release); when the rate was halved is not published"),
@@ -96,7 +100,8 @@ _ALL = (
     Preset("SkipVAE20", "skip", "top_down", 20, (450, 20),
            replace(_C22_20, learning_rate=((0, 1e-4), (3375, 1e-4), (3375, 5e-5))),
            note="dim z2 5-140 in [C22]; " + _LR_RANGE),
-    Preset("ChainVAE20", "markov", "bottom_up", 20, (450, 70), Training(learning_rate=_constant(1e-5)), note=_NO_EPOCHS),
+    Preset("ChainVAE20", "markov", "bottom_up", 20, (450, 70), Training(learning_rate=_constant(1e-5)),
+           note=_NO_EPOCHS),
     Preset("ChainVAE20125", "markov", "bottom_up", 20, (450, 70),
            Training(learning_rate=_constant(1e-5), beta=_beta125()),
            note="beta2 = 1.25 by its name, schedule from a release; " + _NO_EPOCHS),

@@ -33,7 +33,7 @@ class Program(nn.Module):
 
 
 def _announce(name: str, parameter: Tensor) -> None:
-    parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]  # SVI asks each parameter for it
+    parameter.unconstrained = weakref.ref(parameter)  # SVI asks each parameter for it
     effectful(lambda value: value, type="param")(parameter, name=name)
 
 

@@ -30,7 +30,7 @@ def standard(family: str, dim: int, like: Tensor) -> dist.TorchDistribution:
 class Head(nn.Linear):
     """Linear map from features to a site's distribution.
 
-    The output is split into a location and ``v`` with ``scale = exp(v / 2)`` for both families, so that ``v`` is the log
+    The output is a location and ``v``, with ``scale = exp(v / 2)`` for both families, so that ``v`` is the log
     variance of a Normal and ``log b^2`` of a Laplace (whose variance is ``2 b^2``). ``v`` is clamped before the
     exponential: the scale of a collapsed dimension drifts without bound where q = p at any scale, and clamping
     afterwards would turn an overflow into NaN gradients.
@@ -43,7 +43,7 @@ class Head(nn.Linear):
         self.dim, self.family = dim, family
         self._distribution = family_class(family)
 
-    def forward(self, features: Tensor) -> dist.TorchDistribution:  # type: ignore[override]
+    def forward(self, features: Tensor) -> dist.TorchDistribution:
         loc, v = super().forward(features).chunk(2, dim=-1)
         scale = torch.exp(0.5 * v.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND))
         return self._distribution(loc, scale).to_event(1)

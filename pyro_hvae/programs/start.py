@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_hvae.errors import HVAEError
@@ -23,8 +24,9 @@ def start_in_linear_regime(vae: HVAE, *, guide_only: bool = False) -> HVAE:
     """Re-initialise one of our pairs so that every network starts as an almost linear map; in place, and returned.
 
     Units start at softplus(u + 3) (a constant that the next layer's bias takes out again) with orthogonal weights;
-    posterior locations are orthogonal maps of the image, with v = -2; p(zl | zl+1) starts near location 0, scale 1; and A
-    is the least-squares inverse of the guide's linear map from the image to z1. The function classes are unchanged.
+    posterior locations are orthogonal maps of the image, with v = -2; p(zl | zl+1) starts near location 0, scale 1;
+    and A is the least-squares inverse of the guide's linear map from the image to z1. The function classes are
+    unchanged.
 
     :param guide_only: leave the generative model as it is.
     :raises HVAEError: for programs that are not ours.
@@ -71,31 +73,29 @@ def _start_head(head: Head, reference: Tensor, gain: float, v: float) -> None:
 def _start_conditional(network: nn.Module, gain: float, v: float) -> None:
     trunk, head = network.children()
     first = next(trunk.parameters(), head.weight)
-    reference = _start_layers(trunk.layers, first.new_zeros(first.shape[-1]))  # type: ignore[arg-type]
-    _start_head(head, reference, gain, v)  # type: ignore[arg-type]
+    reference = _start_layers(trunk.layers, first.new_zeros(first.shape[-1]))
+    _start_head(head, reference, gain, v)
 
 
 def _start_top_down(guide: TopDownGuide) -> None:
-    zero = guide.heads[0].bias.new_zeros  # type: ignore[operator]
+    zero = guide.heads[0].bias.new_zeros
     L_x = [zero(guide.pixels)]
     for network in guide.bottom_up:
-        L_x.append(_start_layers(network.layers, L_x[-1]))  # type: ignore[arg-type]
-    _start_head(guide.heads[-1], L_x[-1], 1.0, Q_LOG_VARIANCE)  # type: ignore[arg-type]
+        L_x.append(_start_layers(network.layers, L_x[-1]))
+    _start_head(guide.heads[-1], L_x[-1], 1.0, Q_LOG_VARIANCE)
     for l, (c, joint) in enumerate(zip(guide.top_down, guide.joint, strict=True)):
-        L_z = _start_layers(c.layers, zero(guide.dims[l + 1]))  # type: ignore[arg-type]
+        L_z = _start_layers(c.layers, zero(guide.dims[l + 1]))
         reference = torch.cat([L_x[l + 1], L_z])
         _start_layers([joint.first], reference)
         joint.first.weight[:, len(L_x[l + 1]) :] *= TOP_DOWN_GAIN
         joint.first.bias.copy_(SHIFT - joint.first.weight @ reference)
         features = nn.functional.softplus(torch.full_like(joint.first.bias, SHIFT))
         features = _start_layers(joint.rest.layers, features) if len(joint.rest.layers) else features
-        _start_head(guide.heads[l], features, 1.0, Q_LOG_VARIANCE)  # type: ignore[arg-type]
+        _start_head(guide.heads[l], features, 1.0, Q_LOG_VARIANCE)
 
 
 def _invert_guide(model: GenerativeModel, guide: nn.Module) -> None:
     """A = pseudo-inverse of M, where E_q[z1] = M x around the mean image."""
-    from pyro import poutine
-
     x = torch.cat([torch.eye(model.pixels), -torch.eye(model.pixels)]).to(model.to_image.weight)
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         location = poutine.trace(guide).get_trace(x).nodes["z1"]["fn"].base_dist.loc

@@ -1,0 +1,188 @@
+"""Traces of a pair over K particles, and what has to hold of them for per-image bounds to be right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_hvae.errors import HVAEError
+
+PARTICLES = "_particles"  # name of the plate over particles, left of the image plate
+
+
+def vectorise(program: Callable, num_particles: int) -> Callable:
+    """Run ``program`` for K particles at once: every site gains a leading dimension K. K = 1 leaves it alone."""
+    if num_particles == 1:
+        return program
+    return pyro.plate(PARTICLES, num_particles, dim=-2)(program)
+
+
+def sample_sites(trace: Trace, *, observed: bool) -> dict[str, dict[str, Any]]:
+    """The stochastic sites of a trace in order of sampling, without the plates' own."""
+    return {
+        name: node
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and node["is_observed"] == observed and not site_is_subsample(node)
+    }
+
+
+@dataclass(frozen=True)
+class PairTrace:
+    """One run of guide and model on the same values."""
+
+    model: Trace
+    guide: Trace
+    num_particles: int
+
+    @property
+    def latents(self) -> dict[str, dict[str, Any]]:
+        """The model's latent sites."""
+        return sample_sites(self.model, observed=False)
+
+    @property
+    def observed(self) -> dict[str, dict[str, Any]]:
+        """The model's observed sites."""
+        return sample_sites(self.model, observed=True)
+
+
+def trace_pair(
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    kwargs: Mapping[str, Any],
+    num_particles: int = 1,
+    *,
+    guide_messenger: Messenger | None = None,
+) -> PairTrace:
+    """Run the guide, then the model on the guide's values, for K particles at once.
+
+    :param guide_messenger: an effect handler to put around the guide.
+    """
+    inner = guide if guide_messenger is None else guide_messenger(guide)
+    guide_trace = poutine.trace(vectorise(inner, num_particles)).get_trace(*args, **kwargs)
+    return replay_model(model, guide_trace, args, kwargs, num_particles)
+
+
+def replay_model(
+    model: Callable, guide_trace: Trace, args: tuple, kwargs: Mapping[str, Any], num_particles: int
+) -> PairTrace:
+    """Run the model on the values of a guide's trace."""
+    replayed = poutine.replay(vectorise(model, num_particles), trace=guide_trace)
+    return PairTrace(poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace, num_particles)
+
+
+def log_prob(node: Mapping[str, Any], value: Tensor | None = None) -> Tensor:
+    """Log density of a site per particle and image (``(K, image)`` or ``(image,)``), masked, without any scale."""
+    density = node["fn"].log_prob(node["value"] if value is None else value)
+    return scale_and_mask(density, mask=node["mask"])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What :func:`check_layout` found."""
+
+    images: int
+    multiplier: float
+    """Full size of the image plate over its subsample: belongs outside the log-mean-exp."""
+    scales: dict[str, float | Tensor]
+    """``poutine.scale`` of each latent site, to be read as a beta."""
+
+
+def check_layout(pair: PairTrace) -> Layout:
+    """What every per-image bound needs: all sites inside the one image plate, no scale on the observation.
+
+    :raises HVAEError: naming the site, what is wrong with it and how to mend it.
+    """
+    guide_latents = sample_sites(pair.guide, observed=False)
+    model_latents = pair.latents
+    if missing := sorted(set(model_latents) ^ set(guide_latents)):
+        raise HVAEError(
+            f"model and guide must have the same latent sites; only one has {', '.join(missing)} "
+            f"(model: {sorted(model_latents)}, guide: {sorted(guide_latents)})"
+        )
+    if not pair.observed:
+        raise HVAEError("the model observes nothing: give it a site with obs=...")
+    plate = None
+    for where, sites in (("model", model_latents | pair.observed), ("guide", guide_latents)):
+        for name, node in sites.items():
+            frame = _image_frame(where, name, node)
+            if plate is None:
+                plate = frame
+            elif (frame.name, frame.size) != (plate.name, plate.size):
+                raise HVAEError(
+                    f"site {name} of the {where} is in plate {frame.name!r} of {frame.size} images, an earlier site in "
+                    f"{plate.name!r} of {plate.size}; put all sites of both into one image plate"
+                )
+            _check_shape(where, name, node, frame.size, pair.num_particles)
+    assert plate is not None
+    multiplier = (plate.full_size or plate.size) / plate.size
+    for name, node in pair.observed.items():
+        if not _equal(node["scale"], multiplier):
+            raise HVAEError(
+                f"a poutine.scale reaches the observed site {name} (scale {float(node['scale']):g}, its plate accounts for "
+                f"{multiplier:g}): inside an importance weight a scaled likelihood gives values above log p(x). Take the "
+                "scale off; weight KL terms with beta=..., and whole images by the subsample size of their plate"
+            )
+    scales = {}
+    for name, node in model_latents.items():
+        ours, theirs = node["scale"] / multiplier, guide_latents[name]["scale"] / multiplier
+        if not _equal(ours, theirs):
+            raise HVAEError(
+                f"site {name} has scale {float(ours):g} in the model and {float(theirs):g} in the guide; log p - log q needs "
+                "one factor for both: use the same poutine.scale around both, or beta=..."
+            )
+        scales[name] = ours
+    return Layout(plate.size, multiplier, scales)
+
+
+def _equal(a: float | Tensor, b: float | Tensor) -> bool:
+    return a is b or abs(float(a) - float(b)) <= 1e-6 * max(abs(float(a)), abs(float(b)), 1e-30)
+
+
+def _image_frame(where: str, name: str, node: Mapping[str, Any]) -> Any:
+    frames = [f for f in node["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
+    event = tuple(node["fn"].event_shape)
+    if not frames:
+        raise HVAEError(
+            f"site {name} of the {where} is outside the image plate (event shape {event}): its density cannot be split by "
+            "image and the weights would be those of the whole batch. Sample it inside `with pyro.plate('image', len(x), "
+            f"dim=-1)`, with {'.to_event(1) instead of the images in the event' if len(event) > 1 else 'one value an image'}"
+        )
+    if len(frames) > 1 or frames[0].dim != -1:
+        plates = ", ".join(f"{f.name!r} (dim {f.dim})" for f in frames)
+        raise HVAEError(
+            f"site {name} of the {where} is inside {plates}: one plate over images at dim=-1 is needed. Make other "
+            "dimensions part of the event with .to_event()"
+        )
+    return frames[0]
+
+
+def _check_shape(where: str, name: str, node: Mapping[str, Any], images: int, num_particles: int) -> None:
+    expected = (images,) if num_particles == 1 else (num_particles, images)
+    shape = tuple(node["fn"].batch_shape)
+    if shape != expected:
+        raise HVAEError(
+            f"site {name} of the {where} has batch shape {shape}, expected {expected} = "
+            f"{'(image,)' if num_particles == 1 else '(particle, image)'}: images must be the rightmost batch dimension, "
+            "features the event (.to_event(1)), and the program must work with a leading particle dimension"
+        )
+
+
+def log_weights(model: Callable, guide: Callable, x: Tensor, num_particles: int) -> Tensor:
+    """Un-annealed log importance weights log p(x, z) - log q(z | x), ``(num_particles, image)``, each particle fresh."""
+    pair = trace_pair(model, guide, (x,), {}, num_particles)
+    check_layout(pair)
+    guide_sites = sample_sites(pair.guide, observed=False)
+    terms = [log_prob(node) for node in (pair.latents | pair.observed).values()]
+    terms += [-log_prob(node) for node in guide_sites.values()]
+    return torch.stack(torch.broadcast_tensors(*terms)).sum(0).reshape(num_particles, -1)
