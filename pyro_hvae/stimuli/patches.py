@@ -1,0 +1,178 @@
+"""`PatchData`: preprocessed patches with their labels, transform and provenance, in memory and as one netCDF file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.stimuli.whitening import Whitening
+
+SCHEMA, SCHEMA_VERSION = "pyro_hvae.patches", "1"
+_LABELS: dict[str, Any] = {"source": "", "family": "", "split": "", "row": -1, "column": -1}
+
+
+def patch_dataset(
+    x: np.ndarray,
+    *,
+    split: str,
+    source: np.ndarray | str = "",
+    family: np.ndarray | str = "",
+    row: np.ndarray | int = -1,
+    column: np.ndarray | int = -1,
+    mask: np.ndarray | None = None,
+) -> xr.Dataset:
+    """Dataset of flattened preprocessed patches `x` (image, pixel) with the labels of the patch contract.
+
+    Labels are one per image or one for all; `""` and -1 stand for unknown. `mask` (image, pixel) is True where a pixel
+    was shown.
+    """
+    n = len(x)
+
+    def text(value: np.ndarray | str) -> tuple[str, np.ndarray]:
+        return "image", np.broadcast_to(np.asarray(value, dtype=str), (n,)).copy()
+
+    def number(value: np.ndarray | int) -> tuple[str, np.ndarray]:
+        return "image", np.broadcast_to(np.asarray(value, dtype=np.int32), (n,)).copy()
+
+    variables: dict[str, Any] = {"x": (("image", "pixel"), np.asarray(x, np.float32))}
+    if mask is not None:
+        variables["mask"] = (("image", "pixel"), np.asarray(mask, bool))
+    labels = {"source": text(source), "family": text(family), "split": text(split)}
+    return xr.Dataset(variables, coords={**labels, "row": number(row), "column": number(column)})
+
+
+def concatenate(*datasets: xr.Dataset) -> xr.Dataset:
+    """Join patch datasets along `image`.
+
+    A missing text label becomes `""`, a missing position -1, and a missing mask True (every pixel shown). Raises
+    `HVAEError` where patch sizes differ or a dataset has no `x (image, pixel)`.
+    """
+    if not datasets:
+        raise HVAEError("concatenate needs at least one dataset.")
+    for dataset in datasets:
+        if "x" not in dataset or dataset["x"].dims != ("image", "pixel"):
+            raise HVAEError(f"not a dataset of patches: expected x (image, pixel), found {dict(dataset.sizes)}.")
+    pixels = [dataset.sizes["pixel"] for dataset in datasets]
+    if len(set(pixels)) > 1:
+        raise HVAEError(f"patches of {pixels} pixels cannot be joined; they must have one size.")
+    masked = any("mask" in dataset for dataset in datasets)
+    labels = {
+        name: np.concatenate(
+            [d[name].values if name in d.coords else np.full(d.sizes["image"], missing) for d in datasets]
+        )
+        for name, missing in _LABELS.items()
+    }
+    mask = None
+    if masked:
+        mask = np.concatenate([d["mask"].values if "mask" in d else np.ones(d["x"].shape, bool) for d in datasets])
+    return patch_dataset(np.concatenate([d["x"].values for d in datasets]), mask=mask, **labels)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchData:
+    """Preprocessed patches, ready to train and test on.
+
+    `train`, `test`: datasets with `x (image, pixel)` float32 and the coordinates `source`, `row`, `column`, `family`,
+    `split` on `image` (`docs/architecture.md`). `transform` is None for patches that arrived already preprocessed.
+    `size` is the side in pixels; `provenance` holds JSON values: sources with their sha256 digests, options, seed.
+    """
+
+    train: xr.Dataset
+    test: xr.Dataset
+    transform: Whitening | None
+    size: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, dataset in (("train", self.train), ("test", self.test)):
+            if "x" not in dataset or dataset["x"].dims != ("image", "pixel"):
+                raise HVAEError(f"the {name} set has no x (image, pixel); found {dict(dataset.sizes)}.")
+            if dataset.sizes["pixel"] != self.size**2:
+                raise HVAEError(
+                    f"the {name} set has patches of {dataset.sizes['pixel']} pixels, and size={self.size} "
+                    f"means {self.size**2}."
+                )
+        if self.transform is not None and self.transform.size != self.size:
+            raise HVAEError(f"the transform is for {self.transform.size}-pixel patches, and these have {self.size}.")
+
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
+        """Write one netCDF-4 file with groups `train`, `test`, `transform`; atomic: complete or not there.
+
+        Raises `HVAEError` where `path` exists and `overwrite` is False, or where the disk does not take it.
+        """
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise HVAEError(f"{path} exists; give another path, or overwrite=True.")
+        attributes = {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "size": self.size,
+            "provenance": json.dumps(self.provenance),
+        }
+        groups = {"/": xr.Dataset(attrs=attributes), "/train": self.train, "/test": self.test}
+        if self.transform is not None:
+            groups["/transform"] = self.transform.to_dataset()
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            xr.DataTree.from_dict(groups).to_netcdf(partial, engine="netcdf4")
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:  # netCDF reports a full disk as RuntimeError
+            raise HVAEError(f"{path} could not be written ({error}); nothing was changed.") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> PatchData:
+        """Read a file of `save` into memory. Raises `HVAEError` for a damaged file or one of another schema."""
+        path = Path(path)
+        if not path.is_file():
+            raise HVAEError(f"{path}: no such file.")
+        try:
+            with xr.open_datatree(path, engine="netcdf4") as tree:
+                attributes = dict(tree.attrs)
+                groups = {name: node.to_dataset().load() for name, node in tree.children.items()}
+        except Exception as error:  # the netCDF and HDF5 layers raise many kinds on damaged files
+            raise HVAEError(
+                f"{path}: not a netCDF file, or a damaged one ({type(error).__name__}: {error})."
+            ) from error
+        if attributes.get("schema") != SCHEMA or attributes.get("schema_version") != SCHEMA_VERSION:
+            found = attributes.get("schema", "none"), attributes.get("schema_version", "none")
+            raise HVAEError(
+                f"{path}: schema {found[0]} version {found[1]}; expected {SCHEMA} version {SCHEMA_VERSION}, "
+                "as PatchData.save writes it."
+            )
+        missing = [name for name in ("train", "test") if name not in groups]
+        if missing or not {"size", "provenance"} <= attributes.keys():
+            raise HVAEError(f"{path}: damaged, it lacks {', '.join(missing) or 'size or provenance'}.")
+        transform = Whitening.from_dataset(groups["transform"]) if "transform" in groups else None
+        provenance = json.loads(attributes["provenance"])
+        return cls(
+            _as_written(groups["train"]), _as_written(groups["test"]), transform, int(attributes["size"]), provenance
+        )
+
+
+def _as_written(dataset: xr.Dataset) -> xr.Dataset:
+    """Undo what netCDF does to types: strings come back as objects, booleans as bytes."""
+    names = [name for name in ("source", "family", "split") if name in dataset.coords]
+    dataset = dataset.assign_coords({name: ("image", dataset[name].values.astype(str)) for name in names})
+    return dataset.assign(mask=dataset["mask"].astype(bool)) if "mask" in dataset else dataset
+
+
+def side_of(pixels: int, what: str) -> int:
+    """Side of a flattened square patch; `HVAEError` where `pixels` is no square number."""
+    side = math.isqrt(pixels)
+    if pixels < 1 or side**2 != pixels:
+        raise HVAEError(f"{what} has {pixels} pixels a patch, which is not a square number.")
+    return side

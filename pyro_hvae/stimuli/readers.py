@@ -1,0 +1,117 @@
+"""Files to linear luminance, with an error that names the file for whatever is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_hvae.errors import HVAEError, unknown
+
+GAMMAS = ("auto", "srgb", "linear")
+IML_SUFFIXES = (".iml", ".imc")
+IML_SHAPE = (1024, 1536)
+IMAGE_SUFFIXES = (
+    *IML_SUFFIXES, ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pnm", ".jp2", ".webp",
+)  # fmt: skip
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of linear sRGB primaries (ITU-R BT.709)
+
+
+def read_luminance(path: Path, gamma: str = "auto") -> np.ndarray:
+    """Linear luminance (y, x) float32 of an image file: van Hateren `.iml`, or any format scikit-image reads."""
+    if path.suffix.lower() in IML_SUFFIXES:
+        return to_luminance(read_iml(path), "linear" if gamma == "auto" else gamma, str(path))
+    from skimage.io import imread
+
+    try:
+        pixels = imread(path)
+    except FileNotFoundError:
+        raise HVAEError(f"{path}: no such file.") from None
+    except Exception as error:  # decoders raise anything from SyntaxError to struct.error on damaged files
+        raise HVAEError(f"{path}: not an image, or a damaged one ({type(error).__name__}: {error}).") from error
+    return to_luminance(pixels, gamma, str(path))
+
+
+def read_iml(path: Path) -> np.ndarray:
+    """Van Hateren image (1024, 1536): big-endian uint16, no header. A file of another size is an error."""
+    expected = IML_SHAPE[0] * IML_SHAPE[1] * 2
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise HVAEError(f"{path}: cannot be read ({error}).") from error
+    if len(data) != expected:
+        raise HVAEError(
+            f"{path}: {len(data):,} bytes; a van Hateren image has {expected:,} "
+            f"({IML_SHAPE[0]} rows × {IML_SHAPE[1]} columns × 2 bytes, no header). Is it truncated, or cropped?"
+        )
+    return np.frombuffer(data, ">u2").reshape(IML_SHAPE).astype(np.uint16)
+
+
+def to_luminance(pixels: np.ndarray, gamma: str, origin: str) -> np.ndarray:
+    """Linear luminance (y, x) float32 of grey (y, x) or colour (y, x, channel) pixels.
+
+    `gamma="auto"` undoes the sRGB curve of 8-bit images and of 16-bit colour images, and takes 16-bit grey and floating
+    point values as linear; `"srgb"` and `"linear"` decide it for all. sRGB luminance is in parts of white, linear
+    luminance in the unit of the file. An alpha channel must be opaque. `origin` names the image in errors.
+    """
+    if gamma not in GAMMAS:
+        raise unknown("gamma", gamma, GAMMAS)
+    pixels = np.asarray(pixels)
+    if pixels.dtype.kind not in "uif":
+        raise HVAEError(f"{origin}: pixels of type {pixels.dtype}; expected whole or floating-point numbers.")
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        opaque = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
+        if not (pixels[..., -1] == opaque).all():
+            raise HVAEError(f"{origin}: has transparent pixels, which have no luminance; flatten it first.")
+        pixels = pixels[..., :-1]
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise HVAEError(f"{origin}: shape {pixels.shape}; expected grey (y, x) or colour (y, x, 3).")
+    if not np.isfinite(pixels).all():
+        raise HVAEError(f"{origin}: holds NaN or infinite pixels; crop them off or fill them in first.")
+    if pixels.size and pixels.min() < 0:
+        raise HVAEError(f"{origin}: holds negative pixels (down to {pixels.min()}), so they are not luminances.")
+    coded = pixels.dtype == np.uint8 or (pixels.ndim == 3 and pixels.dtype.kind in "ui")
+    if gamma == "srgb" or (gamma == "auto" and coded):
+        linear = _decode_srgb(pixels, origin)
+    else:
+        linear = pixels.astype(np.float32)
+    return linear @ _LUMINANCE if linear.ndim == 3 else linear
+
+
+def _decode_srgb(pixels: np.ndarray, origin: str) -> np.ndarray:
+    """IEC 61966-2-1: sRGB values to linear ones in [0, 1]."""
+    white = {"uint8": 255, "uint16": 65535}.get(pixels.dtype.name, 1 if pixels.dtype.kind == "f" else None)
+    if white is None or pixels.max(initial=0) > white:
+        raise HVAEError(f"{origin}: sRGB needs 8- or 16-bit pixels, or floating point in [0, 1]; give gamma='linear'.")
+    v = pixels.astype(np.float32) / white
+    return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a `.npy` (named after the file), `.npz` or `.nc` file, by name. Nothing is unpickled."""
+    try:
+        if path.suffix.lower() == ".npy":
+            return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        return _read_netcdf(path)
+    except FileNotFoundError:
+        raise HVAEError(f"{path}: no such file.") from None
+    except HVAEError:
+        raise
+    except Exception as error:  # zip, numpy, netCDF and HDF5 raise many kinds on damaged files
+        raise HVAEError(f"{path}: not a readable array file ({type(error).__name__}: {error}).") from error
+
+
+def _read_netcdf(path: Path) -> dict[str, Any]:
+    import xarray as xr
+
+    with xr.open_dataset(path, engine="netcdf4") as dataset:
+        schema = dataset.attrs.get("schema", "")
+        if schema:
+            raise HVAEError(f"{path}: is a {schema} file, not a file of photographs; read it with PatchData.load.")
+        return {str(name): variable.values for name, variable in dataset.data_vars.items()}

@@ -1,0 +1,90 @@
+"""Texture families: labelled patches of photographs of textures, through the transform of a natural-image run."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.stimuli.cutting import Region, cut, halves
+from pyro_hvae.stimuli.natural import describe
+from pyro_hvae.stimuli.patches import PatchData, patch_dataset
+from pyro_hvae.stimuli.sources import EMBEDDED_TEXTURES, open_source
+from pyro_hvae.stimuli.whitening import Whitening
+
+
+def texture_patches(
+    size: int = 20,
+    source: str | os.PathLike = "embedded",
+    *,
+    transform: Whitening,
+    train: int = 6_000,
+    test: int = 3_000,
+    seed: int = 0,
+    gamma: str = "auto",
+    downsample: int | None = None,
+    test_fraction: float = 1 / 3,
+) -> PatchData:
+    """Labelled patches of texture photographs, one family each, passed unchanged through `transform`.
+
+    `source`: `"embedded"` (brick, grass, gravel of scikit-image) or a folder of image files, whose names are the families.
+    `train` and `test` are totals, shared equally: rounded down to a multiple of the number of families. Each photograph
+    is cut into a training and a test region across its longer side, sharing no pixel (`test_fraction` is the latter's
+    part). `gamma` and `downsample` as in `natural_patches`. Exposure, where the transform divides by it, is the median of
+    the region. Raises `HVAEError` for a transform of another size, and for whatever makes the photographs unfit.
+    """
+    if transform.size != size:
+        raise HVAEError(f"size is {size}, and the transform is for {transform.size}-pixel patches; they must agree.")
+    if not 0 < test_fraction < 1:
+        raise HVAEError(f"test_fraction is {test_fraction}; expected a number between 0 and 1.")
+    opened = open_source(source, embedded=EMBEDDED_TEXTURES, size=size, gamma=gamma, downsample=downsample)
+    photographs = opened.content
+    if not isinstance(photographs, list) or len(photographs) < 2:
+        raise HVAEError(
+            f"texture source {str(source)!r}: expected a folder of at least two images, one family each. The published "
+            "texture patches, already preprocessed and labelled, are read by published_patches."
+        )
+    shapes, digests = describe(photographs, size)
+    both = [halves(p, shape, size, test_fraction) for p, shape in zip(photographs, shapes, strict=True)]
+    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2)]
+    sets = [
+        _labelled([regions[i] for regions in both], total, split, transform, rng)
+        for i, (split, total, rng) in enumerate(zip(("train", "test"), (train, test), streams, strict=True))
+    ]
+    provenance = {
+        "kind": "texture",
+        "source": str(source),
+        "sources": [
+            {"name": p.name, "sha256": d, "shape": list(s), "split": "both, by region"}
+            for p, s, d in zip(photographs, shapes, digests, strict=True)
+        ],
+        "ignored": list(opened.ignored),
+        "options": {
+            "size": size,
+            "gamma": gamma,
+            "downsample": photographs[0].downsample,
+            "test_fraction": test_fraction,
+            "seed": seed,
+            "transform": transform.options,
+        },
+        "train": sets[0].sizes["image"],
+        "test": sets[1].sizes["image"],
+    }
+    return PatchData(sets[0], sets[1], transform, size, provenance)
+
+
+def _labelled(regions: list[Region], total: int, split: str, transform: Whitening, rng: np.random.Generator):
+    each, size = total // len(regions), transform.size
+    if each < 1:
+        raise HVAEError(f"{split}={total} is less than one patch for each of {len(regions)} families.")
+    scarce = min(regions, key=lambda region: region.positions(size))
+    if scarce.positions(size) < each:
+        raise HVAEError(
+            f"{each:,} {split} patches of each family asked for, and the {split} region of {scarce.photograph.name} holds "
+            f"{scarce.positions(size):,} different ones; ask for fewer, or give larger photographs."
+        )
+    patches = cut(regions, [each] * len(regions), size, transform.intensity, rng)
+    names = np.array([region.photograph.name for region in regions])[patches.region]
+    x = transform(patches.x)
+    return patch_dataset(x, split=split, source=names, family=names, row=patches.row, column=patches.column)
