@@ -11,7 +11,6 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -54,6 +53,12 @@ class PairTrace:
         """The model's observed sites."""
         return sample_sites(self.model, observed=True)
 
+    @property
+    def multiplier(self) -> float:
+        """Full size of the image plate over its subsample; belongs outside the log-mean-exp."""
+        (frame,) = image_frames(next(iter(self.observed.values())))
+        return (frame.full_size or frame.size) / frame.size
+
 
 def trace_pair(
     model: Callable,
@@ -61,15 +66,9 @@ def trace_pair(
     args: tuple,
     kwargs: Mapping[str, Any],
     num_particles: int = 1,
-    *,
-    guide_messenger: Messenger | None = None,
 ) -> PairTrace:
-    """Run the guide, then the model on the guide's values, for K particles at once.
-
-    :param guide_messenger: an effect handler to put around the guide.
-    """
-    inner = guide if guide_messenger is None else guide_messenger(guide)
-    guide_trace = poutine.trace(vectorise(inner, num_particles)).get_trace(*args, **kwargs)
+    """Run the guide, then the model on the guide's values, for K particles at once."""
+    guide_trace = poutine.trace(vectorise(guide, num_particles)).get_trace(*args, **kwargs)
     return replay_model(model, guide_trace, args, kwargs, num_particles)
 
 
@@ -92,8 +91,6 @@ class Layout:
     """What :func:`check_layout` found."""
 
     images: int
-    multiplier: float
-    """Full size of the image plate over its subsample: belongs outside the log-mean-exp."""
     scales: dict[str, float | Tensor]
     """``poutine.scale`` of each latent site, to be read as a beta."""
 
@@ -125,7 +122,7 @@ def check_layout(pair: PairTrace) -> Layout:
                 )
             _check_shape(where, name, node, frame.size, pair.num_particles)
     assert plate is not None
-    multiplier = (plate.full_size or plate.size) / plate.size
+    multiplier = pair.multiplier
     for name, node in pair.observed.items():
         if not _equal(node["scale"], multiplier):
             raise HVAEError(
@@ -142,15 +139,20 @@ def check_layout(pair: PairTrace) -> Layout:
                 "one factor for both: use the same poutine.scale around both, or beta=..."
             )
         scales[name] = ours
-    return Layout(plate.size, multiplier, scales)
+    return Layout(plate.size, scales)
 
 
 def _equal(a: float | Tensor, b: float | Tensor) -> bool:
     return a is b or abs(float(a) - float(b)) <= 1e-6 * max(abs(float(a)), abs(float(b)), 1e-30)
 
 
+def image_frames(node: Mapping[str, Any]) -> list[Any]:
+    """The plates a site is in, without the one over particles."""
+    return [f for f in node["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
+
+
 def _image_frame(where: str, name: str, node: Mapping[str, Any]) -> Any:
-    frames = [f for f in node["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
+    frames = image_frames(node)
     event = tuple(node["fn"].event_shape)
     if not frames:
         raise HVAEError(

@@ -1,0 +1,276 @@
+"""Bounds on log p(x), one number an image: ELBO, importance-weighted, Rényi.
+
+All are one formula. With log w = log p(x|z) + Σ_l β_l (log p(z_l|…) - log q(z_l|…)) of K particles,
+
+    L_α = 1/(1-α) log (1/K) Σ_i w_i^(1-α):    α = 1 the ELBO, α = 0 the importance-weighted bound,
+
+taken image by image. β is 1 for a bound on log p(x); Csikor et al. 2022 and Vas 2024 anneal β2.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import xarray as xr
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import ELBO as PyroELBO
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.inference import gradients
+from pyro_hvae.inference.structure import Structure
+from pyro_hvae.inference.traces import PairTrace, check_layout, log_prob, sample_sites, trace_pair
+
+Beta = float | Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One stochastic evaluation of a bound; everything per image."""
+
+    bound: Tensor
+    """The (annealed) bound, ``(image,)``, nats; differentiable."""
+    terms: dict[str, Tensor]
+    """Un-annealed terms, ``(image,)``, detached, averaged over particles: E_q[log p(x|z)] under the observed sites' names,
+    E_q[log p(z_l) - log q(z_l)] (minus a KL) under the latents'. They sum to the ELBO whatever the bound."""
+    multiplier: float
+    """Full size of the image plate over the batch."""
+
+    @property
+    def elbo(self) -> Tensor:
+        """The un-annealed ELBO, ``(image,)``, detached."""
+        return torch.stack(list(self.terms.values())).sum(0)
+
+    def to_dataset(self) -> xr.Dataset:
+        """Bound, ELBO and terms as labelled arrays (image), in nats."""
+        arrays = {"bound": self.bound.detach(), "elbo": self.elbo} | self.terms
+        return xr.Dataset({k: ("image", v.cpu().numpy(), {"units": "nats"}) for k, v in arrays.items()})
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the structure of a pair allows, found once per pair."""
+
+    forms: dict[str, str]
+    """Form of each latent site's term, as :meth:`~pyro_hvae.inference.structure.Structure.analytic_form` names them."""
+    scales: dict[str, float | Tensor]
+    """``poutine.scale`` of each latent site; a further factor beta."""
+
+
+class Bound(PyroELBO, abc.ABC):
+    """Abstract base of the objectives: a :class:`pyro.infer.ELBO`, for :class:`pyro.infer.SVI` and as a loss module.
+
+    :param num_particles: particles K an image; the programs must work with a leading particle dimension.
+    :param beta: factor of each latent site's log p - log q: one for all sites, or by site name (1 where absent).
+    :param gradient: estimator, one of :data:`~pyro_hvae.inference.gradients.GRADIENTS`.
+    """
+
+    def __init__(self, num_particles: int = 1, *, beta: Beta | Mapping[str, Beta] = 1.0, gradient: str = "standard"):
+        if not (isinstance(num_particles, int) and num_particles >= 1):
+            raise HVAEError(f"num_particles must be a positive integer, got {num_particles!r}")
+        if gradient not in gradients.GRADIENTS:
+            raise unknown("gradient", gradient, gradients.GRADIENTS)
+        super().__init__(num_particles=num_particles, vectorize_particles=True)
+        self.gradient = gradient
+        self.beta = beta if isinstance(beta, Mapping) else {"": beta}
+        for name, value in self.beta.items():
+            if not isinstance(value, Tensor) and not (math.isfinite(value) and value >= 0):
+                raise HVAEError(
+                    f"beta must be finite and not negative, got {value!r}" + (f" for {name}" if name else "")
+                )
+        self._check_gradient()
+        self._planned: tuple[Any, Any, _Plan] | None = None
+
+    @property
+    @abc.abstractmethod
+    def alpha(self) -> float:
+        """Order of the Rényi bound that this is."""
+
+    def _check_gradient(self) -> None:
+        averaged = self.alpha == 1 or self.num_particles == 1
+        if self.gradient == "stl" and not averaged:
+            raise HVAEError("gradient='stl' is biased inside an importance-weighted or Rényi bound; use 'dreg'")
+        if self.gradient == "rao_blackwell" and not averaged:
+            raise HVAEError(
+                "gradient='rao_blackwell' takes expectations over z1 in closed form, which an importance weight does not "
+                "allow; use 'dreg', or the ELBO"
+            )
+        if self.gradient == "dreg" and not math.isfinite(self.alpha):
+            raise HVAEError("gradient='dreg' needs a finite alpha; use 'standard'")
+
+    def beta_of(self, site: str) -> Beta:
+        """The factor of a site's log p - log q."""
+        return self.beta.get(site, self.beta.get("", 1.0))
+
+    # -- evaluation
+
+    def evaluate(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Evaluation:
+        """Draw K particles for every image and evaluate the bound and its terms; no host synchronisation.
+
+        :raises HVAEError: for pairs on which a per-image bound cannot be computed, naming the site and the mend.
+        """
+        plan = self._plan(model, guide, args, kwargs)
+        paths: dict[str, Tensor] = {}
+        if self.gradient in ("stl", "dreg"):
+            pair, paths = gradients.path_pair(model, guide, args, kwargs, self.num_particles)
+        elif self.gradient == "rao_blackwell":
+            pair = gradients.mean_pair(model, guide, args, kwargs, self.num_particles)
+        else:
+            pair = trace_pair(model, guide, args, kwargs, self.num_particles)
+        terms = self._terms(model, pair, plan)
+        betas = {name: self.beta_of(name) * plan.scales[name] for name in plan.forms}
+        log_w = torch.stack([terms[name] * betas.get(name, 1.0) for name in terms]).sum(0)
+        if self.num_particles == 1:
+            return Evaluation(log_w, {k: v.detach() for k, v in terms.items()}, pair.multiplier)
+        if paths and self.alpha != 1:
+            weights = torch.softmax((1 - self.alpha) * log_w.detach(), 0)
+            for name, value in paths.items():
+                scale = gradients.path_scale(weights, betas[name], self.alpha)
+                value.register_hook(_multiply(scale.reshape(scale.shape + (1,) * (value.dim() - scale.dim()))))
+        return Evaluation(
+            power_mean(log_w, self.alpha), {k: v.detach().mean(0) for k, v in terms.items()}, pair.multiplier
+        )
+
+    def _terms(self, model: Any, pair: PairTrace, plan: _Plan) -> dict[str, Tensor]:
+        """log p of the observed sites and log p - log q of the latent ones, ``(K, image)`` or ``(image,)``."""
+        terms = {}
+        for name, node in pair.observed.items():
+            terms[name] = log_prob(node)
+            if self.gradient == "rao_blackwell":
+                variance = gradients.variance_of_linear_site(pair)
+                terms[name] = gradients.expected_log_likelihood(terms[name], node["fn"], model.A, variance)
+        guide_sites = sample_sites(pair.guide, observed=False)
+        for name, p in pair.latents.items():
+            q, form = guide_sites[name], plan.forms[name]
+            if form == "kl":
+                terms[name] = _masked(-kl_divergence(q["fn"], p["fn"]), p)
+            elif form == "entropy":
+                terms[name] = log_prob(p) + _masked(q["fn"].entropy(), p)
+            else:
+                terms[name] = log_prob(p) - log_prob(q)
+        return terms
+
+    def _plan(self, model: Callable, guide: Callable, args: tuple, kwargs: Mapping[str, Any]) -> _Plan:
+        if self._planned is not None and self._planned[0]() is model and self._planned[1]() is guide:
+            return self._planned[2]
+        with torch.random.fork_rng(devices=_devices(args)):
+            pair = trace_pair(model, guide, args, kwargs)
+            layout = check_layout(pair)
+            if self.num_particles > 1:
+                check_layout(trace_pair(model, guide, args, kwargs, self.num_particles))
+            for name in set(self.beta) - {""} - set(pair.latents):
+                raise unknown("site in beta", name, pair.latents)
+            forms = dict.fromkeys(pair.latents, "sample")
+            if self.gradient in ("stl", "dreg"):
+                gradients.check_stopped(guide, args, kwargs)
+            elif self.alpha == 1:
+                structure = Structure.of(model, guide, args, kwargs, pair)
+                forms = {name: structure.analytic_form(name, pair) for name in pair.latents}
+                if self.gradient == "rao_blackwell":
+                    gradients.check_linear(model, pair, args, kwargs, structure)
+            elif self.gradient == "rao_blackwell":  # K = 1: any order is the ELBO
+                raise HVAEError("gradient='rao_blackwell' belongs to the ELBO; use hvae.ELBO(gradient='rao_blackwell')")
+        self._planned = (weakref.ref(model), weakref.ref(guide), _Plan(forms, layout.scales))
+        return self._planned[2]
+
+    # -- what pyro.infer.ELBO asks for; losses are sums over images, as everywhere in Pyro
+
+    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the bound, summed over the images (times full size over subsample size)."""
+        evaluation = self.evaluate(model, guide, *args, **kwargs)
+        return -evaluation.multiplier * evaluation.bound.sum()
+
+    @torch.no_grad()
+    def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
+        """Value of :meth:`differentiable_loss`."""
+        return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
+        """Value of :meth:`differentiable_loss`; gradients are added to the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward(retain_graph=self.retain_graph)
+        return loss.item()
+
+    def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
+        pair = trace_pair(model, guide, args, kwargs, self.num_particles)
+        return pair.model, pair.guide
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.num_particles}, gradient={self.gradient!r})"
+
+
+class ELBO(Bound):
+    """The evidence lower bound, KL terms analytic wherever the structure of the pair allows it.
+
+    For the guides of Csikor et al. 2022 this is their F: top-down, both KLs analytic; bottom-up, the entropy of q(z1|x) and the
+    KL of z2 analytic, log p(z1|z2) sampled. With K particles their average.
+    """
+
+    @property
+    def alpha(self) -> float:
+        return 1.0
+
+
+class ImportanceWeightedELBO(Bound):
+    """log (1/K) Σ w_i per image (Burda, Grosse, Salakhutdinov 2016; TD-IWAE of Vas 2024)."""
+
+    def __init__(self, num_particles: int, *, beta: Beta | Mapping[str, Beta] = 1.0, gradient: str = "standard"):
+        super().__init__(num_particles, beta=beta, gradient=gradient)
+
+    @property
+    def alpha(self) -> float:
+        return 0.0
+
+
+class RenyiELBO(Bound):
+    """The Rényi bound of any order (Li and Turner 2016): alpha = 0 importance-weighted, 1 the ELBO, -inf and inf the largest
+    and the smallest weight. An upper bound on log p(x) in the limit of many particles for alpha < 0."""
+
+    def __init__(
+        self, alpha: float, num_particles: int, *, beta: Beta | Mapping[str, Beta] = 1.0, gradient: str = "standard"
+    ):
+        if math.isnan(alpha):
+            raise HVAEError("alpha must be a number or plus or minus infinity, got nan")
+        self._alpha = float(alpha)
+        super().__init__(num_particles, beta=beta, gradient=gradient)
+
+    @property
+    def alpha(self) -> float:
+        return self._alpha
+
+    def __repr__(self) -> str:
+        return f"RenyiELBO({self._alpha:g}, {self.num_particles}, gradient={self.gradient!r})"
+
+
+def power_mean(log_w: Tensor, alpha: float) -> Tensor:
+    """1/(1-α) log (1/K) Σ_i w_i^(1-α) over the first dimension; continuous in alpha."""
+    e = 1 - alpha
+    if e == 0:
+        return log_w.mean(0)
+    if math.isinf(e):
+        return log_w.amax(0) if e > 0 else log_w.amin(0)
+    centre = log_w.detach().mean(0)
+    d = e * (log_w - centre)
+    if abs(e) < 1e-3:  # log-sum-exp would lose the differences to rounding
+        return centre + torch.log1p(torch.expm1(d).mean(0)) / e
+    return centre + (torch.logsumexp(d, 0) - math.log(len(log_w))) / e
+
+
+def _multiply(scale: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda gradient: gradient * scale
+
+
+def _masked(term: Tensor, node: Mapping[str, Any]) -> Tensor:
+    return scale_and_mask(term, mask=node["mask"])
+
+
+def _devices(args: tuple) -> list[torch.device]:
+    return list({a.device for a in args if isinstance(a, Tensor) and a.is_cuda})
