@@ -69,12 +69,13 @@ class IntensityMap:
         where too few distinct intensities remain.
         """
         stride = max(1, math.ceil(pixels / SAMPLED_PIXELS))
-        samples, offset = [], 0
-        for photograph in photographs:
+        samples = []
+        for offset, photograph in enumerate(
+            photographs
+        ):  # another phase in each, so that no fixed columns are favoured
             flat = np.asarray(photograph).reshape(-1)
             reference = median_luminance(flat) if exposure == "image_median" else 1.0
             samples.append(flat[offset % stride :: stride].astype(np.float64) / reference)
-            offset += 1  # another phase in each photograph, so that no fixed columns are favoured
         if not samples:
             raise HVAEError("no photograph to fit the intensity map on.")
         ratio = np.concatenate(samples)
@@ -91,8 +92,8 @@ class IntensityMap:
         apart = np.concatenate([[True], np.diff(knot_log) > 1e-6])
         if apart.sum() < 3:
             raise HVAEError(
-                f"only {len(values)} distinct intensities in the training photographs: their histogram cannot be matched "
-                "to the unit normal. Give photographs with a continuous range of grey."
+                f"only {len(values)} distinct intensities in the training photographs: their histogram cannot be "
+                "matched to the unit normal. Give photographs with a continuous range of grey."
             )
         return cls(knot_log[apart], grid[apart], exposure, float(floor), float(reference))
 

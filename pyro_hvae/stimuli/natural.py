@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections import defaultdict
 from typing import Any
@@ -14,18 +15,11 @@ from pyro_hvae.stimuli.intensity import EXPOSURES, IntensityMap
 from pyro_hvae.stimuli.patches import PatchData, patch_dataset
 from pyro_hvae.stimuli.published import from_published
 from pyro_hvae.stimuli.readers import GAMMAS, to_luminance
-from pyro_hvae.stimuli.sources import EMBEDDED_NATURAL, PatchStack, Photograph, Published, open_source
+from pyro_hvae.stimuli.sources import EMBEDDED_NATURAL, EMBEDDED_TEST, PatchStack, Photograph, Published, open_source
 from pyro_hvae.stimuli.whitening import CONTRASTS, Whitening
 
 DEFAULT_TRAIN, DEFAULT_TEST = 64_000, 6_400
-DEFAULTS: dict[str, Any] = {
-    "gamma": "auto",
-    "downsample": None,
-    "exposure": "image_median",
-    "floor": 0.02,
-    "contrast": "none",
-    "test_fraction": 1 / 6,
-}
+DEFAULT_TEST_FRACTION = 1 / 6
 
 
 def natural_patches(
@@ -40,32 +34,33 @@ def natural_patches(
     exposure: str = "image_median",
     floor: float = 0.02,
     contrast: str = "none",
-    test_fraction: float = 1 / 6,
+    test_fraction: float | None = None,
 ) -> PatchData:
     """Cut, split and whiten `size`×`size` natural image patches.
 
     source
-        `"embedded"` (photographs that scikit-image and scikit-learn install); a folder of images (8- or 16-bit, grey or
-        colour, van Hateren `.iml`) or one image file; an array, or a `.npy`, `.npz` or `.nc` file with one image, a stack
-        of images (image, y, x) or cut luminance patches (image, size, size) or (image, size²); or the authors' published
-        files (`published_patches`), which are already preprocessed: then `transform` is None, and options of
+        `"embedded"` (photographs that scikit-image and scikit-learn install); a folder of images (8- or 16-bit, grey
+        or colour, van Hateren `.iml`) or one image file; an array, or a `.npy`, `.npz` or `.nc` file with one image, a
+        stack of images (image, y, x) or cut luminance patches (image, size, size) or (image, size²); or the authors'
+        published files (`published_patches`), which are already preprocessed: then `transform` is None, and options of
         preprocessing are refused.
     train, test
         Number of patches; 64,000 and 6,400 by default, or all there are of patches that arrive cut. Photographs give
         patches in proportion to their area, never the same position twice.
     gamma, downsample
-        How files become luminance: `"auto"` undoes the sRGB curve of 8-bit and of colour images and takes 16-bit grey and
-        floating point as linear, `"srgb"` and `"linear"` say so for all; then mean over downsample×downsample pixels
-        (default 2 for the embedded photographs, 1 otherwise).
+        How files become luminance: `"auto"` undoes the sRGB curve of 8-bit and of colour images and takes 16-bit grey
+        and floating point as linear, `"srgb"` and `"linear"` say so for all; then the mean over downsample×downsample
+        pixels (default 2 for the embedded photographs, 1 otherwise).
     exposure, floor, contrast
         Options of the transform: see `IntensityMap` and `Whitening`.
     test_fraction
-        The last `test_fraction` of the photographs, in the order of their names, are the test set: neighbouring numbers
-        often show the same place, so a contiguous block is held out. A single photograph is cut into two regions along
-        its longer side instead; patches that arrive cut are split at one point of their order.
+        The last `test_fraction` (1/6 by default) of the photographs, in the order of their names, are the test set:
+        neighbouring numbers often show the same place, so a contiguous block is held out. A single photograph is cut
+        into two regions across its longer side instead; patches that arrive cut are split at one point of their order.
+        Of the embedded photographs coffee and rocket are held out unless a `test_fraction` is given.
 
-    The transform is fitted on the training set only. The same seed gives the same bytes. Raises `HVAEError` for whatever
-    in a source, or in the options, makes this impossible.
+    The transform is fitted on the training set only. The same seed gives the same bytes. Raises `HVAEError` for
+    whatever in a source, or in the options, makes this impossible.
     """
     options = {
         "gamma": gamma,
@@ -79,14 +74,22 @@ def natural_patches(
     opened = open_source(source, embedded=EMBEDDED_NATURAL, size=size, gamma=gamma, downsample=downsample)
     content = opened.content
     if isinstance(content, Published):
-        given = [name for name, value in options.items() if value != DEFAULTS[name]]
+        defaults = inspect.signature(natural_patches).parameters
+        given = [name for name, value in options.items() if value != defaults[name].default]
         if given:
             raise HVAEError(f"{content.path}: already preprocessed, so {', '.join(given)} cannot be applied to it.")
         return from_published(content, size=size, train=train, test=test, seed=seed)
+    fraction = DEFAULT_TEST_FRACTION if test_fraction is None else test_fraction
     if isinstance(content, PatchStack):
+        options["test_fraction"] = fraction
         data, sources = _from_stack(content, size, train, test, seed, options)
     else:
-        data, sources = _from_photographs(content, size, train, test, seed, options)
+        if test_fraction is None and isinstance(source, str) and source == "embedded":
+            held_out = {photograph.name for photograph in content} & EMBEDDED_TEST
+        else:
+            options["test_fraction"] = fraction
+            held_out = _last(content, fraction)
+        data, sources = _from_photographs(content, held_out, size, train, test, seed, options)
     provenance = {
         "kind": "natural",
         "source": source if isinstance(source, str) else "array" if isinstance(source, np.ndarray) else str(source),
@@ -108,7 +111,7 @@ def _check(size: int, train: int | None, test: int | None, options: dict[str, An
     for name, known in (("gamma", GAMMAS), ("exposure", EXPOSURES), ("contrast", CONTRASTS)):
         if options[name] not in known:
             raise unknown(name, options[name], known)
-    if not 0 < options["test_fraction"] < 1:
+    if options["test_fraction"] is not None and not 0 < options["test_fraction"] < 1:
         raise HVAEError(f"test_fraction is {options['test_fraction']}; expected a number between 0 and 1.")
 
 
@@ -134,22 +137,36 @@ def describe(photographs: list[Photograph], size: int) -> tuple[list[tuple[int, 
     return shapes, digests
 
 
-def _split(
-    photographs: list[Photograph], shapes: list[tuple[int, int]], size: int, test_fraction: float
-) -> tuple[list[Region], list[Region]]:
-    if len(photographs) == 1:
-        training, testing = halves(photographs[0], shapes[0], size, test_fraction)
-        return [training], [testing]
-    regions = [whole(p, shape) for p, shape in zip(photographs, shapes, strict=True)]
-    held_out = min(len(regions) - 1, max(1, round(len(regions) * test_fraction)))
-    return regions[:-held_out], regions[-held_out:]
+def _last(photographs: list[Photograph], test_fraction: float) -> set[str]:
+    """Names of the last part of the photographs; at least one on either side. A single one is split otherwise."""
+    count = min(len(photographs) - 1, max(1, round(len(photographs) * test_fraction)))
+    return {photograph.name for photograph in photographs[len(photographs) - count :]}
+
+
+def _side(photograph: Photograph, held_out: set[str]) -> str:
+    if not held_out:
+        return "both, by region"
+    return "test" if photograph.name in held_out else "train"
 
 
 def _from_photographs(
-    photographs: list[Photograph], size: int, train: int | None, test: int | None, seed: int, options: dict[str, Any]
+    photographs: list[Photograph],
+    held_out: set[str],
+    size: int,
+    train: int | None,
+    test: int | None,
+    seed: int,
+    options: dict[str, Any],
 ) -> tuple[PatchData, list[dict]]:
     shapes, digests = describe(photographs, size)
-    training, testing = _split(photographs, shapes, size, options["test_fraction"])
+    training: list[Region] = []
+    testing: list[Region] = []
+    if held_out:
+        for photograph, shape in zip(photographs, shapes, strict=True):
+            (testing if photograph.name in held_out else training).append(whole(photograph, shape))
+    else:
+        one, other = halves(photographs[0], shapes[0], size, options["test_fraction"])
+        training, testing = [one], [other]
     counts = (
         proportional(training, DEFAULT_TRAIN if train is None else train, size, "training"),
         proportional(testing, DEFAULT_TEST if test is None else test, size, "test"),
@@ -170,13 +187,10 @@ def _from_photographs(
         names = np.array([region.photograph.name for region in regions])
         x = transform(patches.x)
         sets.append(patch_dataset(x, split=split, source=names[patches.region], row=patches.row, column=patches.column))
-    held = {region.photograph.name for region in testing}
-    kept = {region.photograph.name for region in training}
     sources = [
-        {"name": p.name, "sha256": d, "shape": list(s), "split": "both, by region" if p.name in held & kept
-         else "test" if p.name in held else "train"}
+        {"name": p.name, "sha256": d, "shape": list(s), "split": _side(p, held_out)}
         for p, s, d in zip(photographs, shapes, digests, strict=True)
-    ]  # fmt: skip
+    ]
     return PatchData(sets[0], sets[1], transform, size), sources
 
 

@@ -64,7 +64,7 @@ def concatenate(*datasets: xr.Dataset) -> xr.Dataset:
     if len(set(pixels)) > 1:
         raise HVAEError(f"patches of {pixels} pixels cannot be joined; they must have one size.")
     masked = any("mask" in dataset for dataset in datasets)
-    labels = {
+    labels: dict[str, Any] = {
         name: np.concatenate(
             [d[name].values if name in d.coords else np.full(d.sizes["image"], missing) for d in datasets]
         )

@@ -34,7 +34,8 @@ class _Record:
     __slots__ = ("arguments", "kind", "state")
 
     def __init__(self, kind: str, arguments: tuple) -> None:
-        self.kind, self.arguments, self.state = kind, arguments, None
+        self.kind, self.arguments = kind, arguments
+        self.state: Any = None
 
     def __setstate__(self, state: object) -> None:
         self.state = state
@@ -44,6 +45,7 @@ class _Name:
     """A global that numpy's pickles mention. Calling it describes the call; it cannot be altered."""
 
     __slots__ = ("_kind",)
+    _kind: str
 
     def __init__(self, kind: str) -> None:
         object.__setattr__(self, "_kind", kind)

@@ -74,10 +74,8 @@ def to_luminance(pixels: np.ndarray, gamma: str, origin: str) -> np.ndarray:
     if pixels.size and pixels.min() < 0:
         raise HVAEError(f"{origin}: holds negative pixels (down to {pixels.min()}), so they are not luminances.")
     coded = pixels.dtype == np.uint8 or (pixels.ndim == 3 and pixels.dtype.kind in "ui")
-    if gamma == "srgb" or (gamma == "auto" and coded):
-        linear = _decode_srgb(pixels, origin)
-    else:
-        linear = pixels.astype(np.float32)
+    decode = gamma == "srgb" or (gamma == "auto" and coded)
+    linear = _decode_srgb(pixels, origin) if decode else pixels.astype(np.float32)
     return linear @ _LUMINANCE if linear.ndim == 3 else linear
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import xarray as xr
 
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.cutting import Region, cut, halves
@@ -28,11 +29,11 @@ def texture_patches(
 ) -> PatchData:
     """Labelled patches of texture photographs, one family each, passed unchanged through `transform`.
 
-    `source`: `"embedded"` (brick, grass, gravel of scikit-image) or a folder of image files, whose names are the families.
-    `train` and `test` are totals, shared equally: rounded down to a multiple of the number of families. Each photograph
-    is cut into a training and a test region across its longer side, sharing no pixel (`test_fraction` is the latter's
-    part). `gamma` and `downsample` as in `natural_patches`. Exposure, where the transform divides by it, is the median of
-    the region. Raises `HVAEError` for a transform of another size, and for whatever makes the photographs unfit.
+    `source`: `"embedded"` (brick, grass, gravel of scikit-image) or a folder of image files, whose names are the
+    families. `train` and `test` are totals, shared equally: rounded down to a multiple of the number of families. Each
+    photograph is cut into a training and a test region across its longer side, sharing no pixel (`test_fraction` is the
+    latter's part). `gamma` and `downsample` as in `natural_patches`. Exposure, where the transform divides by it, is
+    the median of the region. Raises `HVAEError` for a transform of another size, and for photographs that are unfit.
     """
     if transform.size != size:
         raise HVAEError(f"size is {size}, and the transform is for {transform.size}-pixel patches; they must agree.")
@@ -74,15 +75,17 @@ def texture_patches(
     return PatchData(sets[0], sets[1], transform, size, provenance)
 
 
-def _labelled(regions: list[Region], total: int, split: str, transform: Whitening, rng: np.random.Generator):
+def _labelled(
+    regions: list[Region], total: int, split: str, transform: Whitening, rng: np.random.Generator
+) -> xr.Dataset:
     each, size = total // len(regions), transform.size
     if each < 1:
         raise HVAEError(f"{split}={total} is less than one patch for each of {len(regions)} families.")
     scarce = min(regions, key=lambda region: region.positions(size))
     if scarce.positions(size) < each:
         raise HVAEError(
-            f"{each:,} {split} patches of each family asked for, and the {split} region of {scarce.photograph.name} holds "
-            f"{scarce.positions(size):,} different ones; ask for fewer, or give larger photographs."
+            f"{each:,} {split} patches of each family asked for, and the {split} region of {scarce.photograph.name} "
+            f"holds {scarce.positions(size):,} different ones; ask for fewer, or give larger photographs."
         )
     patches = cut(regions, [each] * len(regions), size, transform.intensity, rng)
     names = np.array([region.photograph.name for region in regions])[patches.region]
