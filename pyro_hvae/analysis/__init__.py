@@ -1,0 +1,26 @@
+"""What is read off posterior files: xarray in, xarray out. Imports neither torch nor pyro."""
+
+from pyro_hvae.analysis.activity import active_dimensions
+from pyro_hvae.analysis.bound import bound_terms
+from pyro_hvae.analysis.common import collect
+from pyro_hvae.analysis.decoding import decode_family
+from pyro_hvae.analysis.fields import projective_fields
+from pyro_hvae.analysis.reconstruction import reconstructions
+from pyro_hvae.analysis.registry import ANALYSES, Analysis
+from pyro_hvae.analysis.report import analyse
+from pyro_hvae.analysis.samples import ancestral_samples
+from pyro_hvae.files import open_posterior
+
+__all__ = [
+    "ANALYSES",
+    "Analysis",
+    "active_dimensions",
+    "analyse",
+    "ancestral_samples",
+    "bound_terms",
+    "collect",
+    "decode_family",
+    "open_posterior",
+    "projective_fields",
+    "reconstructions",
+]

@@ -1,0 +1,96 @@
+"""Every analysis in the order of the report. A new one is a module and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import xarray as xr
+
+from pyro_hvae.analysis.activity import active_dimensions, plot_active_dimensions
+from pyro_hvae.analysis.bound import bound_terms, plot_bound_terms
+from pyro_hvae.analysis.decoding import decode_family, plot_texture_decoding
+from pyro_hvae.analysis.fields import plot_projective_fields, projective_fields
+from pyro_hvae.analysis.reconstruction import plot_reconstruction, reconstructions
+from pyro_hvae.analysis.samples import ancestral_samples, plot_ancestral_samples
+from pyro_hvae.analysis.style import Picture
+from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.files import schema, sites
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One analysis: ``function(tree)`` gives a Dataset, ``plot(dataset)`` a picture of it.
+
+    ``needs`` lists what must be in the file as ``group/variable``; ``group/*`` stands for all that the schema asks of
+    that group for the layers of the file. ``title`` heads its section of the report,
+    whose table at a glance shows the quantities whose names start with one of ``headlines``.
+    """
+
+    name: str
+    title: str
+    function: Callable[[xr.DataTree], xr.Dataset]
+    plot: Callable[[xr.Dataset], Picture]
+    needs: tuple[str, ...]
+    headlines: tuple[str, ...]
+
+    def missing(self, tree: xr.DataTree) -> list[str]:
+        """What the analysis needs and the file lacks."""
+        wanted: list[str] = []
+        for need in self.needs:
+            group, name = need.split("/")
+            wanted += [f"{group}/{v}" for v in schema(sites(tree) or ["z1"])[group]] if name == "*" else [need]
+        return [path for path in wanted if not _has(tree, path)]
+
+    def run(self, tree: xr.DataTree) -> xr.Dataset:
+        """Apply the function. Raises HVAEError, naming what is missing, where the file lacks what it needs."""
+        if missing := self.missing(tree):
+            raise HVAEError(f"{self.name} does not apply: the file lacks {', '.join(missing)}")
+        return self.function(tree)
+
+
+def _has(tree: xr.DataTree, path: str) -> bool:
+    group, name = path.split("/")
+    return group in tree.children and name in tree[group]
+
+
+MOMENTS = ("posterior_moments/*", "observed_data/x", "constant_data/A")
+
+ANALYSES: dict[str, Analysis] = {
+    analysis.name: analysis
+    for analysis in (
+        Analysis(
+            "bound_terms", "Bound and its terms", bound_terms, plot_bound_terms,
+            needs=("bound/*",), headlines=("bound[natural, elbo]", "bound[texture, elbo]"),
+        ),
+        Analysis(
+            "active_dimensions", "Active dimensions", active_dimensions, plot_active_dimensions,
+            needs=MOMENTS, headlines=("count", "kl"),
+        ),
+        Analysis(
+            "projective_fields", "Projective fields", projective_fields, plot_projective_fields,
+            needs=(*MOMENTS, "constant_data/*"), headlines=("area",),
+        ),
+        Analysis(
+            "texture_decoding", "Texture family decoding", decode_family, plot_texture_decoding,
+            needs=("observed_data/x", "posterior_moments/*", "constant_data/family", "constant_data/split"),
+            headlines=("accuracy",),
+        ),
+        Analysis(
+            "reconstruction", "Reconstruction", reconstructions, plot_reconstruction,
+            needs=("observed_data/x", "posterior_predictive/x_mean"), headlines=("explained_variance",),
+        ),
+        Analysis(
+            "ancestral_samples", "Ancestral samples", ancestral_samples, plot_ancestral_samples,
+            needs=("prior_predictive/x_mean", "observed_data/x", "constant_data/sigma"),
+            headlines=("kurtosis[samples]", "kurtosis[observed]"),
+        ),
+    )
+}  # fmt: skip
+
+
+def find(name: str) -> Analysis:
+    """The analysis of that name. Raises HVAEError with the nearest one where there is none."""
+    if name not in ANALYSES:
+        raise unknown("analysis", name, ANALYSES)
+    return ANALYSES[name]
