@@ -149,20 +149,27 @@ def plot_active_dimensions(dataset: xr.Dataset) -> style.Picture:
         kl, se = dataset[f"{name}_kl"].values[order], dataset[f"{name}_kl_se"].values[order]
         rank = np.arange(1, kl.size + 1)
         row[2].fill_between(rank, kl - Z95 * se, kl + Z95 * se, color=style.BLUE, alpha=0.3, lw=0)
-        row[2].plot(rank, kl, color=style.BLUE, marker="." if kl.size < 50 else None)
+        row[2].plot(rank, kl, color=style.BLUE, marker="o" if kl.size < 50 else None, ms=2.5)
         row[2].set(xlabel=f"{name} dimension, in order", ylabel="KL (nats per image)", ylim=(0, None))
     style.letters(axes.ravel())
-    counts = ", ".join(
-        f"{name} {dataset['count'].sel(site=name).item():.0f} of {dataset[f'{name}_dim'].size}" for name in names
-    )
+    counts = ", ".join(_count(dataset.sel(site=name), name) for name in names)
     caption = (
-        f"Active dimensions: {counts}. Left: mean squared intensity of projective fields (z1) and variance of "
+        f"Active dimensions: {counts}; collapsed z1 units carry {dataset['collapsed_share'].item():.1g} of the pixel "
+        "variance. Left: mean squared intensity of projective fields (z1) and variance of "
         "posterior means (deeper layers), in order; dotted, the threshold; shaded, the gap between two clusters where "
         "there are two. Middle: variance of the posterior mean over images against mean posterior variance; on the "
-        "dashed line the two add up to a prior of unit variance. Right: KL of each dimension, band ± 1.96 s.e. "
+        "dashed line (deeper layers) the two add up to a prior of unit variance. Right: KL of each dimension, band ± 1.96 s.e. "
         f"n = {dataset.attrs['images']} images ({dataset.attrs['image_set']})."
     )
     return style.Picture(figure, caption)
+
+
+def _count(at: xr.Dataset, name: str) -> str:
+    size = at[f"{name}_dim"].size
+    if np.isnan(at["count"]):
+        return f"{name} not judged"
+    gap = f"gap of {at['gap'].item():.1f} decades" if at["clusters"] == 2 else "one cluster"
+    return f"{name} {at['count'].item():.0f} of {size} ({gap})"
 
 
 def _plot_order(axis: Axes, dataset: xr.Dataset, name: str) -> None:
@@ -184,10 +191,11 @@ def _plot_order(axis: Axes, dataset: xr.Dataset, name: str) -> None:
 
 def _plot_moments(axis: Axes, dataset: xr.Dataset, name: str) -> None:
     active = dataset[f"{name}_active"].values
-    axis.axline((0.0, 1.0), (1.0, 0.0), color=style.GREY, lw=0.8, ls="--", zorder=0)
+    if name != "z1":
+        axis.axline((0.0, 1.0), (1.0, 0.0), color=style.GREY, lw=0.8, ls="--", zorder=0)
     x, y = dataset[f"{name}_mean_variance"].values, dataset[f"{name}_variance_of_means"].values
     for chosen, colour, text in ((active, style.BLUE, "active"), (~active, style.ORANGE, "collapsed")):
-        axis.plot(x[chosen], y[chosen], "o", ms=2.5, mec="none", color=colour, alpha=0.7, label=text)
+        axis.plot(x[chosen], y[chosen], "o", ms=2.5, mec="none", color=colour, alpha=0.7, label=text, clip_on=False)
     axis.set(xlabel=f"mean posterior variance of {name}", ylabel="variance of posterior means")
     axis.set(xlim=(0, 1.05 * max(1.0, x.max())), ylim=(0, 1.05 * max(1.0, y.max())))
     axis.legend(handletextpad=0.1)

@@ -60,6 +60,7 @@ def plot_bound_terms(dataset: xr.Dataset) -> style.Picture:
         axis.set(xticks=range(len(sets)), xticklabels=sets, xlim=(-0.6, len(sets) - 0.4), title=_title(term))
         axis.margins(y=0.3)
     axes[0].set_ylabel("nats per image")
+    style.letters(axes)
     n = ", ".join(f"{int(dataset['bound_n'].sel(set=name).values[0])} {name}" for name in sets)
     caption = (
         "Evidence lower bound, un-annealed, and its terms: ELBO = E[log p(x|z)] minus the KL of every layer. Points: mean over "

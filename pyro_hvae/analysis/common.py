@@ -69,7 +69,7 @@ def collect(dataset: xr.Dataset) -> list[dict[str, Any]]:
             entry: dict[str, Any] = {
                 "analysis": dataset.attrs["analysis"],
                 "name": f"{name}[{', '.join(keys)}]" if keys else str(name),
-                "title": ", ".join([variable.attrs["long_name"], *keys]),
+                "title": ", ".join([variable.attrs["long_name"], *keys]).replace("_", " "),
                 "value": number(variable.values[index]),
                 "n": int(dataset[f"{name}_n"].values[index]),
                 "unit": variable.attrs["units"],

@@ -73,22 +73,23 @@ def median_and_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]
 
 @style.styled
 def plot_projective_fields(dataset: xr.Dataset) -> style.Picture:
-    """Fields of each layer, active ones first and strongest first, each scaled to its own magnitude."""
+    """Active fields of each layer (all of them where none is active), strongest first, each scaled to its own magnitude."""
     names = [str(name) for name in dataset["site"].values]
     figure = style.figure(style.FULL, 3.9)
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     parts = []
     for axis, name in zip(axes, names, strict=True):
         power, active = dataset[f"{name}_power"].values, dataset[f"{name}_active"].values
-        order = np.lexsort((-power, ~active))[:SHOWN]
+        order = np.flatnonzero(active) if active.any() else np.arange(power.size)
+        order = order[np.argsort(-power[order])][:SHOWN]
         columns = int(np.ceil(np.sqrt(order.size)))
         style.show(axis, style.mosaic(dataset[f"{name}_field"].values[order], columns), name)
         parts.append(
-            f"{order.size} of {power.size} {name} dimensions ({int(active[order].sum())} of those shown active)"
+            f"{order.size} of {int(active.sum())} active {name} dimensions" if active.any() else f"{name}, none active"
         )
     style.letters(axes)
     caption = (
-        f"Projective fields: {'; '.join(parts)}. Active dimensions first, by falling intensity; each field scaled to its own "
+        f"Projective fields: {'; '.join(parts)}. By falling intensity; each field scaled to its own "
         "largest magnitude (grey: zero). z1: columns of A. Deeper layers: half the change of the mean image between "
         "plus and minus one along the dimension."
     )

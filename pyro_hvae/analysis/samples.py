@@ -108,12 +108,13 @@ def plot_ancestral_samples(dataset: xr.Dataset) -> style.Picture:
     for axis, patches, title in ((axes[0], means, "ancestral samples (means)"), (axes[1], observed, "images")):
         style.show(axis, style.mosaic(patches, columns, top=top), title)
     colours = {"means": style.SKY, "samples": style.BLUE, "observed": "black"}
+    dashes, widths = {"means": "--", "samples": "-", "observed": "-"}, {"means": 1.0, "samples": 2.4, "observed": 1.0}
     names = {"means": "sample means", "samples": "samples with noise", "observed": "images"}
     frequency = dataset["frequency"].values
     for which, colour in colours.items():
         power, se = dataset["spectrum"].sel(which=which).values, dataset["spectrum_se"].sel(which=which).values
         axes[2].fill_between(frequency, power - Z95 * se, power + Z95 * se, color=colour, alpha=0.25, lw=0)
-        axes[2].plot(frequency, power, color=colour, label=names[which], ls="--" if which == "means" else "-")
+        axes[2].plot(frequency, power, color=colour, label=names[which], ls=dashes[which], lw=widths[which])
     axes[2].set(xlabel="spatial frequency (cycles per pixel)", ylabel="power (squared pixel units)")
     axes[2].set(yscale="log", xlim=(0, 0.5))
     axes[2].legend()

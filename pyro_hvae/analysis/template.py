@@ -48,7 +48,7 @@ PAGE = """<!doctype html>
 <tbody>{% for row in rows %}
 <tr><th scope="row">{{ row.title }}</th>
   {%- for cell in row.cells %}<td>{% if cell %}{{ cell.text }}<span class="n">n = {{ cell.n }}</span>{% else %}–{% endif %}</td>
-  {%- endfor %}<td class="muted">{{ row.unit }}</td></tr>{% endfor %}
+  {%- endfor %}<td class="muted">{{ "" if row.unit == "1" else row.unit }}</td></tr>{% endfor %}
 </tbody></table></div>
 {% endmacro %}
 
