@@ -22,13 +22,14 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.inference.structure import Structure
-from pyro_hvae.inference.traces import PairTrace, replay_model, sample_sites, trace_pair, vectorise
+from pyro_hvae.inference.traces import PairTrace, log_prob, replay_model, sample_sites, trace_pair, vectorise
 
 GRADIENTS = ("standard", "stl", "dreg", "rao_blackwell")
 LINEAR_SITE = "z1"
@@ -48,8 +49,11 @@ class _Cut(Messenger):
         super().__init__()
         self.noise: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
+        self.subsamples: dict[str, Tensor] = {}
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if site_is_subsample(msg):
+            self.subsamples[msg["name"]] = msg["value"]
         if _is_latent(msg):
             value = msg["value"]
             loc, scale = location_scale(msg["name"], msg["fn"])
@@ -75,8 +79,9 @@ class _Rejoin(Messenger):
             loc, scale = location_scale(msg["name"], msg["fn"])
             upward = loc + scale * self.cut.noise[msg["name"]]
             live = self.cut.values[msg["name"]]
-            msg["value"] = live + (upward - upward.detach())
-            msg["done"] = True
+            msg["value"], msg["done"] = live + (upward - upward.detach()), True
+        elif msg["name"] in self.cut.subsamples:
+            msg["value"], msg["done"] = self.cut.subsamples[msg["name"]], True
 
 
 def location_scale(name: str, fn: Any) -> tuple[Tensor, Tensor]:
@@ -167,17 +172,18 @@ def mean_pair(
         return trace_pair(model, guide, args, kwargs, num_particles)
 
 
-def expected_log_likelihood(log_likelihood: Tensor, likelihood: Any, A: Tensor, variance: Tensor) -> Tensor:
-    """E over z1 of log Normal(x; A z1 + …, sigma), given its value at the mean of z1.
+def expected_log_likelihood(pair: PairTrace, image: Mapping[str, Any], A: Tensor) -> Tensor:
+    """E over z1 of log Normal(x; A z1 + …, sigma) given the layers above, ``(..., image)``.
 
     = log Normal(x; A E[z1] + …, sigma) - ½ Σ_pj A_pj² Var[z1_j] / sigma_p²; the variance of Laplace(b) is 2 b².
 
-    :param log_likelihood: the first term, ``(..., image)``.
-    :param likelihood: p(x | z) with z1 at its mean.
+    :param pair: of :func:`mean_pair`: z1 stands at its mean.
+    :param image: the observed site.
     :param A: ``(pixel, z1_dim)``.
-    :param variance: ``(..., image, z1_dim)``.
     """
-    return log_likelihood - 0.5 * ((variance @ A.square().T) / likelihood.base_dist.scale.square()).sum(-1)
+    variance = pair.guide.nodes[LINEAR_SITE]["fn"].variance
+    spread = 0.5 * ((variance @ A.square().T) / image["fn"].base_dist.scale.square()).sum(-1)
+    return log_prob(image) - scale_and_mask(spread, mask=image["mask"])
 
 
 @torch.no_grad()
@@ -214,8 +220,3 @@ def check_linear(
         )
     if structure.analytic_form(LINEAR_SITE, pair) != "kl":
         raise HVAEError(why + "but there is no analytic KL between its two families")
-
-
-def variance_of_linear_site(pair: PairTrace) -> Tensor:
-    """Var[z1] of the guide given the layers above, ``(..., image, z1_dim)``."""
-    return sample_sites(pair.guide, observed=False)[LINEAR_SITE]["fn"].variance

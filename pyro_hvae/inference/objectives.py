@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 import math
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,16 +54,6 @@ class Evaluation:
         return xr.Dataset({k: ("image", v.cpu().numpy(), {"units": "nats"}) for k, v in arrays.items()})
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What the structure of a pair allows, found once per pair."""
-
-    forms: dict[str, str]
-    """Form of each latent site's term, as :meth:`~pyro_hvae.inference.structure.Structure.analytic_form` names them."""
-    scales: dict[str, float | Tensor]
-    """``poutine.scale`` of each latent site; a further factor beta."""
-
-
 class Bound(PyroELBO, abc.ABC):
     """Abstract base of the objectives: a :class:`pyro.infer.ELBO`, for :class:`pyro.infer.SVI` and as a loss module.
 
@@ -87,7 +76,10 @@ class Bound(PyroELBO, abc.ABC):
                     f"beta must be finite and not negative, got {value!r}" + (f" for {name}" if name else "")
                 )
         self._check_gradient()
-        self._planned: tuple[Any, Any, _Plan] | None = None
+        self._planned: tuple[Callable, Callable, dict[str, str]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_planned": None}  # a copied or pickled objective does not take the pair along
 
     @property
     @abc.abstractmethod
@@ -113,11 +105,14 @@ class Bound(PyroELBO, abc.ABC):
     # -- evaluation
 
     def evaluate(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Evaluation:
-        """Draw K particles for every image and evaluate the bound and its terms; no host synchronisation.
+        """Draw K particles for every image and evaluate the bound and its terms.
+
+        The pair is checked, and its structure found, at the first call with it. Later calls do not synchronise with the
+        host where Pyro's own validation is off (``pyro.enable_validation(False)``).
 
         :raises HVAEError: for pairs on which a per-image bound cannot be computed, naming the site and the mend.
         """
-        plan = self._plan(model, guide, args, kwargs)
+        forms = self._forms(model, guide, args, kwargs)
         paths: dict[str, Tensor] = {}
         if self.gradient in ("stl", "dreg"):
             pair, paths = gradients.path_pair(model, guide, args, kwargs, self.num_particles)
@@ -125,31 +120,32 @@ class Bound(PyroELBO, abc.ABC):
             pair = gradients.mean_pair(model, guide, args, kwargs, self.num_particles)
         else:
             pair = trace_pair(model, guide, args, kwargs, self.num_particles)
-        terms = self._terms(model, pair, plan)
-        betas = {name: self.beta_of(name) * plan.scales[name] for name in plan.forms}
+        terms = self._terms(model, pair, forms)
+        # A poutine.scale around a latent site is one more beta; read at every call, since it is how Pyro programs anneal.
+        betas = {name: self.beta_of(name) * (node["scale"] / pair.multiplier) for name, node in pair.latents.items()}
         log_w = torch.stack([terms[name] * betas.get(name, 1.0) for name in terms]).sum(0)
         if self.num_particles == 1:
             return Evaluation(log_w, {k: v.detach() for k, v in terms.items()}, pair.multiplier)
         if paths and self.alpha != 1:
             weights = torch.softmax((1 - self.alpha) * log_w.detach(), 0)
             for name, value in paths.items():
+                if not value.requires_grad:  # under no_grad, or where the parameters of this site are frozen
+                    continue
                 scale = gradients.path_scale(weights, betas[name], self.alpha)
                 value.register_hook(_multiply(scale.reshape(scale.shape + (1,) * (value.dim() - scale.dim()))))
         return Evaluation(
             power_mean(log_w, self.alpha), {k: v.detach().mean(0) for k, v in terms.items()}, pair.multiplier
         )
 
-    def _terms(self, model: Any, pair: PairTrace, plan: _Plan) -> dict[str, Tensor]:
+    def _terms(self, model: Any, pair: PairTrace, forms: Mapping[str, str]) -> dict[str, Tensor]:
         """log p of the observed sites and log p - log q of the latent ones, ``(K, image)`` or ``(image,)``."""
         terms = {}
         for name, node in pair.observed.items():
-            terms[name] = log_prob(node)
-            if self.gradient == "rao_blackwell":
-                variance = gradients.variance_of_linear_site(pair)
-                terms[name] = gradients.expected_log_likelihood(terms[name], node["fn"], model.A, variance)
+            rao_blackwell = self.gradient == "rao_blackwell"
+            terms[name] = gradients.expected_log_likelihood(pair, node, model.A) if rao_blackwell else log_prob(node)
         guide_sites = sample_sites(pair.guide, observed=False)
         for name, p in pair.latents.items():
-            q, form = guide_sites[name], plan.forms[name]
+            q, form = guide_sites[name], forms[name]
             if form == "kl":
                 terms[name] = _masked(-kl_divergence(q["fn"], p["fn"]), p)
             elif form == "entropy":
@@ -158,12 +154,13 @@ class Bound(PyroELBO, abc.ABC):
                 terms[name] = log_prob(p) - log_prob(q)
         return terms
 
-    def _plan(self, model: Callable, guide: Callable, args: tuple, kwargs: Mapping[str, Any]) -> _Plan:
-        if self._planned is not None and self._planned[0]() is model and self._planned[1]() is guide:
+    def _forms(self, model: Callable, guide: Callable, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, str]:
+        """Form of each latent site's term, as :meth:`~pyro_hvae.inference.structure.Structure.analytic_form` names them."""
+        if self._planned is not None and self._planned[:2] == (model, guide):
             return self._planned[2]
         with torch.random.fork_rng(devices=_devices(args)):
             pair = trace_pair(model, guide, args, kwargs)
-            layout = check_layout(pair)
+            check_layout(pair)
             if self.num_particles > 1:
                 check_layout(trace_pair(model, guide, args, kwargs, self.num_particles))
             for name in set(self.beta) - {""} - set(pair.latents):
@@ -178,8 +175,8 @@ class Bound(PyroELBO, abc.ABC):
                     gradients.check_linear(model, pair, args, kwargs, structure)
             elif self.gradient == "rao_blackwell":  # K = 1: any order is the ELBO
                 raise HVAEError("gradient='rao_blackwell' belongs to the ELBO; use hvae.ELBO(gradient='rao_blackwell')")
-        self._planned = (weakref.ref(model), weakref.ref(guide), _Plan(forms, layout.scales))
-        return self._planned[2]
+        self._planned = (model, guide, forms)
+        return forms
 
     # -- what pyro.infer.ELBO asks for; losses are sums over images, as everywhere in Pyro
 
@@ -255,13 +252,12 @@ def power_mean(log_w: Tensor, alpha: float) -> Tensor:
     e = 1 - alpha
     if e == 0:
         return log_w.mean(0)
+    largest = log_w.amax(0) if e > 0 else log_w.amin(0)  # the largest power: exponents below are never positive
     if math.isinf(e):
-        return log_w.amax(0) if e > 0 else log_w.amin(0)
-    centre = log_w.detach().mean(0)
-    d = e * (log_w - centre)
-    if abs(e) < 1e-3:  # log-sum-exp would lose the differences to rounding
-        return centre + torch.log1p(torch.expm1(d).mean(0)) / e
-    return centre + (torch.logsumexp(d, 0) - math.log(len(log_w))) / e
+        return largest
+    largest = largest.detach()
+    # expm1 and log1p: for e near 0 log-sum-exp would lose the differences to rounding
+    return largest + torch.log1p(torch.expm1(e * (log_w - largest)).mean(0)) / e
 
 
 def _multiply(scale: Tensor) -> Callable[[Tensor], Tensor]:

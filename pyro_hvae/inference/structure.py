@@ -97,6 +97,8 @@ class Structure:
     def of(cls, model: Callable, guide: Callable, args: tuple, kwargs: Mapping[str, Any], pair: PairTrace) -> Structure:
         """Found at the values of ``pair`` (one particle)."""
         values = {name: node["value"] for name, node in pair.latents.items()}
+        # Replayed for the indices of a subsampled plate, which would otherwise change from run to run.
+        model, guide = poutine.replay(model, trace=pair.model), poutine.replay(guide, trace=pair.guide)
         return cls(dependencies(model, args, kwargs, values), descendants(dependencies(guide, args, kwargs, values)))
 
     def analytic_form(self, site: str, pair: PairTrace) -> str:

@@ -86,17 +86,10 @@ def log_prob(node: Mapping[str, Any], value: Tensor | None = None) -> Tensor:
     return scale_and_mask(density, mask=node["mask"])
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What :func:`check_layout` found."""
-
-    images: int
-    scales: dict[str, float | Tensor]
-    """``poutine.scale`` of each latent site, to be read as a beta."""
-
-
-def check_layout(pair: PairTrace) -> Layout:
+def check_layout(pair: PairTrace) -> None:
     """What every per-image bound needs: all sites inside the one image plate, no scale on the observation.
+
+    A ``poutine.scale`` that reaches a latent site in both programs is allowed, and read as a beta.
 
     :raises HVAEError: naming the site, what is wrong with it and how to mend it.
     """
@@ -130,7 +123,6 @@ def check_layout(pair: PairTrace) -> Layout:
                 f"{multiplier:g}): inside an importance weight a scaled likelihood gives values above log p(x). Take the "
                 "scale off; weight KL terms with beta=..., and whole images by the subsample size of their plate"
             )
-    scales = {}
     for name, node in model_latents.items():
         ours, theirs = node["scale"] / multiplier, guide_latents[name]["scale"] / multiplier
         if not _equal(ours, theirs):
@@ -138,8 +130,6 @@ def check_layout(pair: PairTrace) -> Layout:
                 f"site {name} has scale {float(ours):g} in the model and {float(theirs):g} in the guide; log p - log q needs "
                 "one factor for both: use the same poutine.scale around both, or beta=..."
             )
-        scales[name] = ours
-    return Layout(plate.size, scales)
 
 
 def _equal(a: float | Tensor, b: float | Tensor) -> bool:

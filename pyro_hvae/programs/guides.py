@@ -11,6 +11,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
+from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs.networks import MLP, JointMLP
 from pyro_hvae.programs.program import LayeredProgram
 from pyro_hvae.programs.sites import Head, conditional
@@ -41,6 +42,8 @@ class TopDownGuide(LayeredProgram):
         hidden_x = self._check_hidden("hidden_x", hidden_x, self.layers)
         hidden_z = self._check_hidden("hidden_z", hidden_z, self.layers - 1)
         hidden_joint = self._check_hidden("hidden_joint", hidden_joint, self.layers - 1)
+        if not all(hidden_joint):
+            raise HVAEError(f"every network of hidden_joint needs at least one layer, got {hidden_joint!r}")
         widths = [self.pixels]
         for units in hidden_x:
             widths.append(units[-1] if units else widths[-1])

@@ -62,7 +62,7 @@ class HVAE(nn.Module):
             guide = make_guide(guide, self.model, **options)
         elif options:
             raise HVAEError(f"options {sorted(options)} configure a guide given by name; this one is already built")
-        guide.to(next(self.model.parameters()).device)
+        guide.to(self._probe())  # device and precision of the model
         return HVAE(self.model, guide, pixels=self.pixels, preset=self.preset)
 
     @property
@@ -183,8 +183,11 @@ def check_pair(model: Callable, guide: Callable, x: Tensor) -> dict[str, int]:
     inferred, latent = _sites(guide_trace, False), _sites(model_trace, False)
     observed = _sites(model_trace, True)
     names = type(model).__name__, type(guide).__name__
-    if not observed:
-        raise HVAEError(f"{names[0]} observes nothing: called with an image it must have a site with obs=x")
+    if set(observed) != {"x"}:
+        raise HVAEError(
+            f"{names[0]} must observe the image at one site named 'x' (obs=x) when called with it; observed sites: "
+            f"{sorted(observed) or 'none'}"
+        )
     if missing := sorted(set(latent) - set(inferred)):
         raise HVAEError(
             f"{names[1]} does not infer {', '.join(missing)} of {names[0]}: model sites {sorted(latent)}, "
@@ -195,6 +198,13 @@ def check_pair(model: Callable, guide: Callable, x: Tensor) -> dict[str, int]:
             f"{names[1]} infers {', '.join(extra)}, which {names[0]} does not have: model sites "
             f"{sorted(latent)}, guide sites {sorted(inferred)}; use a model with that layer or a guide without"
         )
+    for where, trace in zip(names, (model_trace, guide_trace), strict=True):
+        for name in _sites(trace, False) | _sites(trace, True):
+            if (batch := tuple(trace.nodes[name]["fn"].batch_shape)) != (len(x),):
+                raise HVAEError(
+                    f"site {name} of {where} has batch shape {batch} for {len(x)} images, expected ({len(x)},): sample it "
+                    "inside `with pyro.plate('image', len(x), dim=-1)`, the dimension as event (.to_event(1))"
+                )
     for name, shape in latent.items():
         if inferred[name] != shape:
             raise HVAEError(

@@ -48,6 +48,7 @@ class GenerativeModel(LayeredProgram, abc.ABC):
         super().__init__()
         self._set_sites(pixels, dims, families)
         hidden = self._check_hidden("hidden", hidden, self.layers - 1)
+        noise = float(noise)
         if not (math.isfinite(noise) and noise > 0):
             raise HVAEError(f"the observation noise is a standard deviation and must be positive, got noise={noise!r}")
         self.conditionals = nn.ModuleList(
@@ -59,6 +60,14 @@ class GenerativeModel(LayeredProgram, abc.ABC):
             self.log_sigma = nn.Parameter(torch.tensor(math.log(noise)))
         else:
             self.register_buffer("log_sigma", torch.tensor(math.log(noise)))
+        self.config: dict[str, Any] = dict(
+            pixels=self.pixels,
+            dims=self.dims,
+            families=self.families,
+            hidden=hidden,
+            noise=noise,
+            learn_noise=learn_noise,
+        )
 
     def forward(self, x: Tensor | None = None, *, num_images: int = 1) -> Tensor:
         """The Pyro program.
@@ -106,14 +115,6 @@ class MarkovModel(GenerativeModel):
         learn_noise: bool = False,
     ):
         super().__init__(pixels, dims, families, hidden, noise, learn_noise)
-        self.config: dict[str, Any] = dict(
-            pixels=self.pixels,
-            dims=self.dims,
-            families=self.families,
-            hidden=hidden,
-            noise=noise,
-            learn_noise=learn_noise,
-        )
 
     def image_mean(self, z: dict[int, Tensor]) -> Tensor:
         return self.to_image(z[1])
@@ -135,9 +136,7 @@ class LinearModel(GenerativeModel):
                 f"LinearModel has the one layer z1, got dims={tuple(dims)}; use MarkovModel for more layers"
             )
         super().__init__(pixels, dims, families, (), noise, learn_noise)
-        self.config: dict[str, Any] = dict(
-            pixels=self.pixels, dims=self.dims, families=self.families, noise=noise, learn_noise=learn_noise
-        )
+        del self.config["hidden"]
 
     def image_mean(self, z: dict[int, Tensor]) -> Tensor:
         return self.to_image(z[1])
@@ -165,17 +164,10 @@ class SkipModel(GenerativeModel):
         if len(tuple(dims)) < 2:
             raise HVAEError(f"SkipModel needs a layer above z1 to skip from, got dims={tuple(dims)}; use LinearModel")
         super().__init__(pixels, dims, families, hidden, noise, learn_noise)
+        (skip_hidden,) = self._check_hidden("(skip_hidden,)", (skip_hidden,), 1)
         self.skip = MLP(sum(self.dims[1:]), skip_hidden)
         self.skip_to_image = nn.Linear(self.skip.out_features, self.pixels, bias=False)
-        self.config: dict[str, Any] = dict(
-            pixels=self.pixels,
-            dims=self.dims,
-            families=self.families,
-            hidden=hidden,
-            skip_hidden=skip_hidden,
-            noise=noise,
-            learn_noise=learn_noise,
-        )
+        self.config["skip_hidden"] = skip_hidden
 
     def image_mean(self, z: dict[int, Tensor]) -> Tensor:
         upper = torch.cat([z[l] for l in range(2, self.layers + 1)], dim=-1) if self.layers > 2 else z[2]

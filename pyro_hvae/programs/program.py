@@ -27,7 +27,8 @@ class Program(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if am_i_wrapped():
-            for name, parameter in self.named_parameters(prefix=type(self).__name__):
+            # The id keeps apart the parameters of two programs of one class: SVI trains what has a name of its own.
+            for name, parameter in self.named_parameters(prefix=f"{type(self).__name__}_{id(self):x}"):
                 _announce(name, parameter)
         return super().__call__(*args, **kwargs)
 
@@ -81,9 +82,15 @@ class LayeredProgram(Program):
             )
 
     def _check_hidden(self, name: str, hidden: Sequence[Sequence[int]], expected: int) -> tuple[tuple[int, ...], ...]:
-        if len(hidden) != expected or any(isinstance(h, int) for h in hidden):
+        if (
+            not isinstance(hidden, Sequence)
+            or len(hidden) != expected
+            or not all(isinstance(h, Sequence) for h in hidden)
+        ):
             raise HVAEError(
                 f"{type(self).__name__} with {self.layers} layers needs {expected} tuples of hidden units in "
                 f"{name}, one per network, z1's first; got {hidden!r}"
             )
+        if any(n < 1 for h in hidden for n in h):
+            raise HVAEError(f"every layer needs at least one unit; got {name}={hidden!r}, leave a layer out instead")
         return tuple(tuple(int(n) for n in h) for h in hidden)
