@@ -20,6 +20,7 @@ EXPOSURES = ("image_median", "absolute")
 SAMPLED_PIXELS = 4_000_000
 KNOT_SPACING = 0.05  # in standard deviations of the matched intensity
 OUTERMOST_KNOT = 3.5
+FEWEST_LEVELS = 8  # of grey in all training photographs together
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,7 @@ class IntensityMap:
         grid = grid[(grid >= z[0]) & (grid <= z[-1])]
         knot_log = np.interp(grid, z, values)
         apart = np.concatenate([[True], np.diff(knot_log) > 1e-6])
-        if apart.sum() < 3:
+        if len(values) < FEWEST_LEVELS or apart.sum() < 3:
             raise HVAEError(
                 f"only {len(values)} distinct intensities in the training photographs: their histogram cannot be "
                 "matched to the unit normal. Give photographs with a continuous range of grey."
