@@ -86,8 +86,9 @@ def _start_top_down(guide: TopDownGuide) -> None:
     for l, (c, joint) in enumerate(zip(guide.top_down, guide.joint, strict=True)):
         L_z = _start_layers(c.layers, zero(guide.dims[l + 1]))
         reference = torch.cat([L_x[l + 1], L_z])
-        _start_layers([joint.first], reference)
-        joint.first.weight[:, len(L_x[l + 1]) :] *= TOP_DOWN_GAIN
+        from_x, from_z = joint.first.weight.split(joint.in_features, dim=-1)
+        nn.init.orthogonal_(from_x)
+        nn.init.orthogonal_(from_z, gain=TOP_DOWN_GAIN)
         joint.first.bias.copy_(SHIFT - joint.first.weight @ reference)
         features = nn.functional.softplus(torch.full_like(joint.first.bias, SHIFT))
         features = _start_layers(joint.rest.layers, features) if len(joint.rest.layers) else features
@@ -95,10 +96,10 @@ def _start_top_down(guide: TopDownGuide) -> None:
 
 
 def _invert_guide(model: GenerativeModel, guide: nn.Module) -> None:
-    """A = pseudo-inverse of M, where E_q[z1] = M x around the mean image."""
+    """A = M' (M M' + V)^-1, the linear map from z1 back to white x, where q(z1|x) has mean M x and variance V around x = 0."""
     x = torch.cat([torch.eye(model.pixels), -torch.eye(model.pixels)]).to(model.to_image.weight)
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        location = poutine.trace(guide).get_trace(x).nodes["z1"]["fn"].base_dist.loc
-    M = 0.5 * (location[: model.pixels] - location[model.pixels :]).T
-    model.to_image.weight.copy_(torch.linalg.pinv(M, rtol=0.05))
+        q = poutine.trace(guide).get_trace(x).nodes["z1"]["fn"]
+    M = 0.5 * (q.mean[: model.pixels] - q.mean[model.pixels :]).T
+    model.to_image.weight.copy_(torch.linalg.solve(M @ M.T + torch.diag(q.variance.mean(0)), M).T)
     nn.init.zeros_(model.to_image.bias)
