@@ -64,8 +64,6 @@ class NetCDFStore:
         for name, variable in dataset.variables.items():
             if name not in target.variables:
                 self._put(target, str(name), variable, (slice(None),) * variable.ndim)
-            elif name not in dataset.coords:
-                raise HVAEError(f"write: {group}/{name} is in the file already; write each variable once")
         self._coordinates(target, dataset)
 
     def close(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -124,14 +125,18 @@ class PosteriorWriter:
         if self._kind == "zarr" and compression:
             raise HVAEError("compression is for netCDF files; zarr compresses by itself: leave it at 0")
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        remove(self._temporary)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        header = attribute_values({"created": now, **attrs, "schema": SCHEMA, "schema_version": SCHEMA_VERSION})
-        self._store: Store = STORES[self._kind](self._temporary, header, compression)
+        self._header = attribute_values({"created": now, **attrs, "schema": SCHEMA, "schema_version": SCHEMA_VERSION})
+        self._compression = compression
+        self._store: Store
         self._per_image: dict[str, set[str]] = {}
+        self._written: set[str] = set()
         self._images = 0
 
     def __enter__(self) -> PosteriorWriter:
+        remove(self._temporary)
+        with self._named_failure():
+            self._store = STORES[self._kind](self._temporary, self._header, self._compression)
         return self
 
     @property
@@ -142,7 +147,8 @@ class PosteriorWriter:
     def append(self, groups: Mapping[str, xr.Dataset]) -> None:
         """Add a chunk of images: one Dataset a group, every variable along ``image``, as many images in each group.
 
-        The first chunk decides which groups and variables there are; every later chunk must hold the same.
+        The first chunk decides which groups and variables there are; every later chunk must hold the same. The coordinate
+        ``image`` is 0, 1, ... in the order of writing, whatever the chunks carry.
         """
         sizes = {name: dataset.sizes.get("image", 0) for name, dataset in groups.items()}
         if not sizes or len(set(sizes.values())) != 1 or 0 in sizes.values():
@@ -160,9 +166,9 @@ class PosteriorWriter:
         self._per_image = names
         count = next(iter(sizes.values()))
         for group, dataset in groups.items():
-            if "image" not in dataset.coords:
-                dataset = dataset.assign_coords(image=np.arange(self._images, self._images + count))
-            self._store.append(group, _labelled(dataset))
+            numbered = dataset.assign_coords(image=np.arange(self._images, self._images + count))
+            with self._named_failure():
+                self._store.append(group, _labelled(numbered))
         self._images += count
 
     def write(self, groups: Mapping[str, xr.Dataset]) -> None:
@@ -171,13 +177,19 @@ class PosteriorWriter:
             along = [str(name) for name in dataset.variables if "image" in dataset[name].dims]
             if along:
                 raise HVAEError(f"write: {group}/{along[0]} runs along 'image'; pass it in chunks to append() instead")
-            self._store.write(group, _labelled(dataset))
+            again = [f"{group}/{name}" for name in dataset.data_vars if f"{group}/{name}" in self._written]
+            if again:
+                raise HVAEError(f"write: {again[0]} is in the file already; write each variable once")
+            self._written |= {f"{group}/{name}" for name in dataset.data_vars}
+            with self._named_failure():
+                self._store.write(group, _labelled(dataset))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._store.close()
+            with nullcontext() if error is None else suppress(Exception), self._named_failure():
+                self._store.close()
             if error is None:
                 if not self._images:
                     raise HVAEError(f"posterior file {self.path}: no images were appended, nothing is written")
@@ -187,6 +199,15 @@ class PosteriorWriter:
                 replace(self._temporary, self.path)
         finally:
             remove(self._temporary)
+
+    @contextmanager
+    def _named_failure(self) -> Iterator[None]:
+        """The libraries below report a full disk as "HDF error" or so; say what it means and what became of the file."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            earlier = f"; the earlier {self.path} is untouched" if self.path.exists() else ""
+            raise HVAEError(f"{self.path} could not be written ({error}): is the disk full?{earlier}") from error
 
 
 def open_posterior(path: str | os.PathLike[str], chunks: int | None = None, *, partial: bool = False) -> xr.DataTree:
