@@ -85,7 +85,7 @@ def decode_family(
     if family is None or split is None:
         raise HVAEError("decoding needs the labels family and split in constant_data; export a labelled set of images")
     train, test = (np.flatnonzero(usable & (family != "") & (split == part)) for part in ("train", "test"))
-    families = sorted(set(family[train]) | set(family[test]))
+    families = sorted({str(name) for name in family[np.concatenate([train, test])]})
     if len(families) < 2:
         raise HVAEError(f"decoding needs at least two texture families, the file has {families or 'none'}")
     for part, images in (("training", train), ("test", test)):

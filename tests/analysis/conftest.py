@@ -79,7 +79,9 @@ class Planted:
     def write(self) -> Planted:
         rng = np.random.default_rng(self.seed + 2)
         labels = [("", "test")] * self.natural
-        labels += [(f, s) for f in self.families for s, n in (("train", self.train), ("test", self.test)) for _ in range(n)]
+        labels += [
+            (f, s) for f in self.families for s, n in (("train", self.train), ("test", self.test)) for _ in range(n)
+        ]
         family, split = np.array(labels).T
         weights = self.generative_map()
         groups, constants = self._images(family, split, weights, rng), self._constants(weights, rng)
@@ -135,7 +137,9 @@ class Planted:
         used = self.z1_places()
         samples = rng.laplace(size=(self.samples, len(used))) @ weights[:, used].T
         mixing = rng.normal(size=(self.z2_active, len(used))) / np.sqrt(len(used))
-        fields = np.concatenate([mixing @ weights[:, used].T, 1e-5 * rng.normal(size=(self.z2_collapsed, len(weights)))])
+        fields = np.concatenate(
+            [mixing @ weights[:, used].T, 1e-5 * rng.normal(size=(self.z2_collapsed, len(weights)))]
+        )
         constant = {
             "A": (("pixel", "z1_dim"), weights),
             "c": ("pixel", np.zeros(len(weights))),
@@ -155,7 +159,9 @@ def gabors(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
         theta, phase = rng.uniform(0, np.pi, 2)
         wavelength, width = rng.uniform(3, 6), rng.uniform(0.1, 0.18) * size
         u = (x - cx) * np.cos(theta) + (y - cy) * np.sin(theta)
-        patch = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * width**2)) * np.cos(2 * np.pi * u / wavelength + 2 * phase)
+        patch = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * width**2)) * np.cos(
+            2 * np.pi * u / wavelength + 2 * phase
+        )
         columns.append((patch / np.linalg.norm(patch)).ravel())
     return np.stack(columns, axis=1)
 

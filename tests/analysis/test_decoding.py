@@ -1,0 +1,113 @@
+"""Decoding reaches the best possible accuracy where families were planted, and chance where they were not."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pyro_hvae.analysis import decode_family, open_posterior
+from pyro_hvae.analysis.decoding import log_norm, log_power_spectrum
+from pyro_hvae.errors import HVAEError
+
+
+def at(dataset: xr.Dataset, feature: str) -> tuple[float, float, float]:
+    here = dataset.sel(feature=feature)
+    low, high = here["accuracy_interval"].values
+    return here["accuracy"].item(), low, high
+
+
+def test_decodable_z2_reaches_the_bayes_accuracy_and_undecodable_z1_stays_at_chance(plant):
+    truth = plant(train=250, test=250, natural=2)
+    with open_posterior(truth.path) as tree:
+        found = decode_family(tree)
+    best, chance = truth.bayes_accuracy(), 1 / 3
+    value, low, high = at(found, "z2_mean")
+    assert low - 0.01 < best < high + 0.01  # a trained classifier lies a little under the best one
+    assert high - low < 0.1
+    for feature in ("pixels", "z1_mean", "norm", "power_spectrum"):
+        value, low, high = at(found, feature)
+        assert low < chance < high, feature
+        assert value < 0.45
+    assert found.attrs["chance"] == pytest.approx(chance)
+    assert found.attrs["test_images"] == 750
+    assert found.attrs["train_images"] == 600
+    np.testing.assert_allclose(found["confusion"].sum("decoded"), 1)
+    np.testing.assert_allclose(np.trace(found["confusion"].sel(feature="z2_mean")) / 3, at(found, "z2_mean")[0])
+
+
+def test_families_that_differ_in_contrast_only_are_told_by_the_norm(plant):
+    with open_posterior(plant(contrast=3.0, separation=0.0, natural=2, train=100, test=100).path) as tree:
+        found = decode_family(tree, ("pixels", "norm", "z2_mean"))
+    assert at(found, "norm")[0] > 0.95
+    assert at(found, "pixels")[0] < 0.6
+    assert at(found, "z2_mean")[1] < 1 / 3 < at(found, "z2_mean")[2]
+
+
+def test_the_interval_covers_chance_on_null_data(planted, edit):
+    """Labels without any relation to the features: the 95% interval must hold 1/2 in about 95% of 80 files."""
+    rng = np.random.default_rng(0)
+    hits = []
+    for _ in range(80):
+        n = 120
+        family, split = np.array(["a", "b"])[np.arange(n) % 2], np.where(np.arange(n) < 60, "train", "test")
+        moments = {"z1_mean": (("image", "z1_dim"), rng.normal(size=(n, 4)))}
+        labels = {"family": ("image", family), "split": ("image", split)}
+        tree = xr.DataTree.from_dict({
+            "posterior_moments": xr.Dataset(moments),
+            "constant_data": xr.Dataset(coords=labels),
+        })  # fmt: skip
+        _, low, high = at(decode_family(tree, ["z1_mean"]), "z1_mean")
+        hits.append(low <= 0.5 <= high)
+    assert np.mean(hits) > 0.95 - 3 * np.sqrt(0.05 * 0.95 / 80)
+
+
+def test_unbalanced_families_keep_chance_at_one_over_their_number(plant):
+    """Three quarters of all images in one family: without balancing, guessing it would look like decoding."""
+    truth = plant(separation=0.0, natural=2, train=80, test=80)
+    with open_posterior(truth.path) as tree:
+        family = tree["constant_data"]["family"].values.astype(str)
+        kept = np.r_[np.flatnonzero(family == "bark"), np.flatnonzero(family == "gravel")[::8]]
+        part = tree.load().map_over_datasets(lambda ds: ds.isel(image=kept) if "image" in ds.dims else ds)
+        found = decode_family(part, ["z2_mean", "pixels"])
+    for feature in ("z2_mean", "pixels"):
+        value, low, high = at(found, feature)
+        assert low < 0.5 < high
+        assert abs(value - 0.5) < 0.2
+
+
+def test_image_features():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 64))
+    np.testing.assert_allclose(np.exp(log_norm(x)[:, 0]), np.linalg.norm(x, axis=1))
+    # A translation moves no power.
+    shifted = np.roll(x.reshape(-1, 8, 8), (2, 3), (1, 2)).reshape(-1, 64)
+    np.testing.assert_allclose(log_power_spectrum(x), log_power_spectrum(shifted), rtol=1e-9)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_one_does_not(planted):
+    with open_posterior(planted.path) as tree:
+        first, again, other = (decode_family(tree, ["z2_mean"], seed=seed) for seed in (0, 0, 1))
+    xr.testing.assert_identical(first, again)
+    assert not np.array_equal(first["accuracy_repeat"], other["accuracy_repeat"])
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        ({"families": ("bark",)}, r"at least two texture families, the file has \['bark'\]"),
+        ({"families": ()}, "at least two texture families, the file has none"),
+        ({"test": 0}, "'bark' has 0"),
+        ({"train": 1}, "at least 2 training images of every family"),
+        ({"labels": False}, "labels family and split"),
+    ],
+)
+def test_what_cannot_be_decoded_is_said(plant, truth, message):
+    with open_posterior(plant(**truth).path) as tree, pytest.raises(HVAEError, match=message):
+        decode_family(tree)
+
+
+def test_unknown_features_and_repeats_are_refused(planted):
+    with open_posterior(planted.path) as tree:
+        with pytest.raises(HVAEError, match="unknown feature 'z2_means'; did you mean 'z2_mean'"):
+            decode_family(tree, ["z2_means"])
+        with pytest.raises(HVAEError, match="repeats is 1"):
+            decode_family(tree, repeats=1)
