@@ -59,7 +59,8 @@ def linear_gaussian_posterior(model: GenerativeModel, x: Tensor) -> GaussianPost
     :param x: images ``(image, pixel)``.
     :raises HVAEError: naming what is not linear-Gaussian.
     """
-    _require_linear_gaussian(model)
+    if reason := why_not_linear_gaussian(model):
+        raise HVAEError(reason)
     model._check_image(x)
     x = x.double()
     like = dict(dtype=torch.float64, device=x.device)
@@ -92,30 +93,32 @@ def linear_gaussian_posterior(model: GenerativeModel, x: Tensor) -> GaussianPost
     return GaussianPosterior(e @ M.T + m, half.T @ half, log_evidence, dims)
 
 
-def _require_linear_gaussian(model: nn.Module) -> None:
+def why_not_linear_gaussian(model: nn.Module) -> str:
+    """What keeps a model from being jointly Gaussian, and what to do; empty where nothing does."""
     name = type(model).__name__
     if not isinstance(model, GenerativeModel):
-        raise HVAEError(f"the exact posterior is known for our own models only, not for {name}; use nuts(model, x)")
+        return f"the exact posterior is known for our own models only, not for {name}; use nuts(model, x)"
     for site, family in zip(model.sites, model.families, strict=True):
         if family != "normal":
-            raise HVAEError(
+            return (
                 f"{site} of this {name} is {family}, so the posterior is not Gaussian; use gibbs(model, x), or build "
                 f"the model with families={('normal',) * model.layers}"
             )
     for l, network in enumerate(model.conditionals, start=1):
         trunk, head = network.children()
         if len(trunk.layers):
-            raise HVAEError(
+            return (
                 f"p(z{l} | z{l + 1}) of this {name} has {len(trunk.layers)} softplus layers, so it is not affine; "
                 "use gibbs(model, x), or build the model with hidden=() there"
             )
         if head.weight[head.dim :].any():
-            raise HVAEError(
+            return (
                 f"the scale of p(z{l} | z{l + 1}) of this {name} depends on z{l + 1} (weights of v are not zero), so "
                 "the posterior is not Gaussian; use gibbs(model, x)"
             )
     if isinstance(model, SkipModel) and len(model.skip.layers):
-        raise HVAEError(
+        return (
             f"the skip path of this {name} has {len(model.skip.layers)} softplus layers, so x is not affine in z2; "
             "use gibbs(model, x), or build the model with skip_hidden=()"
         )
+    return ""
