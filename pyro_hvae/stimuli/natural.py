@@ -15,6 +15,7 @@ from pyro_hvae.stimuli.intensity import EXPOSURES, IntensityMap
 from pyro_hvae.stimuli.patches import PatchData, patch_dataset
 from pyro_hvae.stimuli.published import from_published
 from pyro_hvae.stimuli.readers import GAMMAS, to_luminance
+from pyro_hvae.stimuli.seeds import train_and_test_generators
 from pyro_hvae.stimuli.sources import EMBEDDED_NATURAL, EMBEDDED_TEST, PatchStack, Photograph, Published, open_source
 from pyro_hvae.stimuli.whitening import CONTRASTS, Whitening
 
@@ -103,8 +104,8 @@ def natural_patches(
 
 
 def _check(size: int, train: int | None, test: int | None, options: dict[str, Any]) -> None:
-    if size < 2:
-        raise HVAEError(f"size is {size}; a patch has at least 2×2 pixels.")
+    if not isinstance(size, int) or size < 2:
+        raise HVAEError(f"size is {size!r}; expected the side of a patch in pixels, a whole number from 2 on.")
     for name, count in (("train", train), ("test", test)):
         if count is not None and count < 1:
             raise HVAEError(f"{name} is {count}; expected a number of patches from 1 on, or None.")
@@ -178,9 +179,10 @@ def _from_photographs(
         floor=options["floor"],
         pixels=pixels,
     )
-    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2)]
     transform, sets = None, []
-    for split, regions, count, rng in zip(("train", "test"), (training, testing), counts, streams, strict=True):
+    for split, regions, count, rng in zip(
+        ("train", "test"), (training, testing), counts, train_and_test_generators(seed), strict=True
+    ):
         patches = cut(regions, count, size, intensity, rng)
         if transform is None:
             transform = Whitening.fit(patches.x, intensity, contrast=options["contrast"])
@@ -204,11 +206,10 @@ def _from_stack(
     held_out = max(1, round(len(luminance) * options["test_fraction"]))
     parts = {"train": (luminance[:-held_out], train), "test": (luminance[-held_out:], test)}
     chosen = {}
-    streams = np.random.SeedSequence(seed).spawn(2)
-    for (split, (values, count)), stream in zip(parts.items(), streams, strict=True):
+    for (split, (values, count)), rng in zip(parts.items(), train_and_test_generators(seed), strict=True):
         if count is not None and count > len(values):
             raise HVAEError(f"{stack.name}: {count:,} {split} patches asked for, {len(values):,} there.")
-        order = np.random.default_rng(stream).permutation(len(values))[:count]
+        order = rng.permutation(len(values))[:count]
         chosen[split] = values[order]
     intensity = IntensityMap.fit([chosen["train"]], exposure=options["exposure"], floor=options["floor"])
     median = float(np.median(chosen["train"]))

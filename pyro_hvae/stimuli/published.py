@@ -11,6 +11,7 @@ import numpy as np
 
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.patches import PatchData, patch_dataset, side_of
+from pyro_hvae.stimuli.seeds import train_and_test_generators
 from pyro_hvae.stimuli.sources import Published, open_source
 
 
@@ -36,8 +37,7 @@ def from_published(
 ) -> PatchData:
     """`PatchData` of an opened file; `HVAEError` where its patches are not of side `size` (None: any)."""
     path, sets = published.path, []
-    streams = np.random.SeedSequence(seed).spawn(2)
-    for split, count, stream in zip(("train", "test"), (train, test), streams, strict=True):
+    for split, count, rng in zip(("train", "test"), (train, test), train_and_test_generators(seed), strict=True):
         where = f"{path}: {split}_images"
         images = _images(published.arrays[f"{split}_images"], where)
         side = side_of(images.shape[1], where)
@@ -49,7 +49,7 @@ def from_published(
         if count is not None:
             if count > len(images):
                 raise HVAEError(f"{where}: {count:,} asked for, {len(images):,} there.")
-            keep = np.sort(np.random.default_rng(stream).choice(len(images), count, replace=False))
+            keep = np.sort(rng.choice(len(images), count, replace=False))
             images, family = images[keep], family[keep]
         sets.append(patch_dataset(images, split=split, source=path.stem, family=family))
     assert size is not None

@@ -11,6 +11,7 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.cutting import Region, cut, halves
 from pyro_hvae.stimuli.natural import describe
 from pyro_hvae.stimuli.patches import PatchData, patch_dataset
+from pyro_hvae.stimuli.seeds import train_and_test_generators
 from pyro_hvae.stimuli.sources import EMBEDDED_TEXTURES, open_source
 from pyro_hvae.stimuli.whitening import Whitening
 
@@ -48,7 +49,7 @@ def texture_patches(
         )
     shapes, digests = describe(photographs, size)
     both = [halves(p, shape, size, test_fraction) for p, shape in zip(photographs, shapes, strict=True)]
-    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2)]
+    streams = train_and_test_generators(seed)
     sets = [
         _labelled([regions[i] for regions in both], total, split, transform, rng)
         for i, (split, total, rng) in enumerate(zip(("train", "test"), (train, test), streams, strict=True))

@@ -205,14 +205,17 @@ def test_options_reach_the_transform(folder):
         ({"downsample": 30}, "pixels after downsampling by 30"),
         ({"train": 10**6}, "1,000,000 training patches asked for, and the 5 photograph"),
         ({"test": 10**6}, "1,000,000 test patches asked for, and the 1 photograph"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": None}, "seed is None"),
         ({"train": 30}, "cannot determine 50 components"),
     ],
 )
 def test_bad_options(folder, options, message):
     with pytest.raises(HVAEError, match=message):
         small(folder, **options)
-    with pytest.raises(HVAEError, match="size is 1"):
-        natural_patches(1, folder)
+    for size in (1, 20.0):
+        with pytest.raises(HVAEError, match=f"size is {size}"):
+            natural_patches(size, folder)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ def save(path, pixels):
 
 
 def test_srgb_reference_values():
-    """IEC 61966-2-1: 0 → 0, 10 → 10/255/12.92, 128 → 0.2158605, 255 → 1."""
-    decoded = to_luminance(np.array([[0, 10, 128, 255]], np.uint8), "auto", "x")
-    np.testing.assert_allclose(decoded[0], [0, 10 / 255 / 12.92, 0.21586050, 1], rtol=1e-5)
+    """IEC 61966-2-1: linear up to 10/255, a power beyond."""
+    decoded = to_luminance(np.array([[0, 10, 11, 60, 128, 255]], np.uint8), "auto", "x")
+    np.testing.assert_allclose(decoded[0], [0, 0.0030352698, 0.0033465358, 0.0451862, 0.2158605, 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
