@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pyro_hvae.errors import HVAEError, unknown
@@ -23,7 +23,7 @@ class FitConfig:
 
     steps: int
     batch: int = 128
-    learning_rate: Schedule = Schedule(((0, 1e-3),))
+    learning_rate: Schedule = field(default_factory=lambda: Schedule.constant(1e-3))
     beta: tuple[tuple[str, Schedule], ...] = ()
     """Schedule of each site's beta; a site that is not named keeps the objective's own."""
     train: str = "both"
@@ -113,7 +113,9 @@ def make_config(
         for site in by_site:
             if site not in vae.sites:
                 raise unknown("site in beta", site, vae.sites)
-        given["beta"] = tuple(({**dict(given.get("beta", ())), **{s: Schedule.of(v) for s, v in by_site.items()}}).items())
+        given["beta"] = tuple(
+            ({**dict(given.get("beta", ())), **{s: Schedule.of(v) for s, v in by_site.items()}}).items()
+        )
     return FitConfig(steps=steps, **given, **rest)
 
 
@@ -132,7 +134,9 @@ def make_objective(name: str, num_particles: int = 1, gradient: str = "standard"
     if gradient not in GRADIENTS:
         raise unknown("gradient", gradient, GRADIENTS)
     if (name == "renyi") != (alpha is not None):
-        raise HVAEError(f"alpha belongs to the objective 'renyi' and to it alone; got objective {name!r}, alpha={alpha}")
+        raise HVAEError(
+            f"alpha belongs to the objective 'renyi' and to it alone; got objective {name!r}, alpha={alpha}"
+        )
     if alpha is not None:
         return RenyiELBO(alpha, num_particles, gradient=gradient)
     return OBJECTIVES[name](num_particles, gradient=gradient)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
@@ -23,7 +22,7 @@ from pyro_hvae.inference.config import FitConfig, Value, default_objective, desc
 from pyro_hvae.inference.objectives import ELBO, Bound
 from pyro_hvae.inference.progress import Progress
 from pyro_hvae.inference.pyro_objectives import check_objective
-from pyro_hvae.inference.runs import Checkpoint, RunDirectory, differences, digest, fingerprint
+from pyro_hvae.inference.runs import RECORDED, Checkpoint, RunDirectory, differences, digest, fingerprint
 from pyro_hvae.inference.step import TrainingStep
 from pyro_hvae.programs import HVAE
 from pyro_hvae.stimuli import PatchData
@@ -38,9 +37,9 @@ class Run:
     vae: HVAE
     """The pair that was passed in, trained in place."""
     history: xr.Dataset
-    """By ``step`` (means since the previous row): ``bound`` (annealed), ``elbo`` (un-annealed), ``reconstruction``, ``kl_z1``, …,
-    in nats an image; ``beta_*``, ``learning_rate``, ``grad_norm``, ``clipped``, ``skipped``, ``seconds``. By ``evaluation`` (the
-    step): ``test_elbo``, ``test_reconstruction``, ``test_kl_*`` on held-out patches, un-annealed."""
+    """By ``step`` (means since the previous row): ``bound`` (annealed), ``elbo`` (un-annealed), ``reconstruction``,
+    ``kl_z1``, … in nats an image; ``beta_*``, ``learning_rate``, ``grad_norm``, ``clipped``, ``skipped``, ``seconds``.
+    By ``evaluation`` (the step): ``test_elbo``, ``test_reconstruction``, ``test_kl_*`` on held-out patches, un-annealed."""
     step: int
     """Steps taken."""
     path: Path | None
@@ -110,7 +109,11 @@ def fit(
         "vae": vae.config,
         "objective": describe_objective(objective),
         "fit": config.to_dict(),
-        "data": {"train": digest(data.train["x"].values), "images": data.train.sizes["image"], "provenance": data.provenance},
+        "data": {
+            "train": digest(data.train["x"].values),
+            "images": data.train.sizes["image"],
+            "provenance": data.provenance,
+        },
     }
     directory = _directory(out, described, data, overwrite, resume)
     return _Loop(vae, data, objective, config, directory, described, target).run(resume, progress)
@@ -128,8 +131,10 @@ def _check_data(vae: HVAE, data: PatchData, config: FitConfig) -> None:
     for name, dataset in (("training", data.train), ("test", data.test)):
         images, pixels = dataset["x"].shape
         if pixels != vae.pixels:
-            raise HVAEError(f"the {name} patches have {pixels} pixels ({data.size}×{data.size}) and the model {vae.pixels}; cut "
-                            "patches of its size, or build the model with pixels=...")  # fmt: skip
+            raise HVAEError(
+                f"the {name} patches have {pixels} pixels ({data.size}×{data.size}) and the model {vae.pixels}; cut patches of "
+                "its size, or build the model with pixels=..."
+            )
         if images == 0 or not np.isfinite(dataset["x"].values).all():
             raise HVAEError(f"the {name} patches must be at least one and finite; got {images}, with NaN or infinite values"
                             if images else f"there are no {name} patches")  # fmt: skip
@@ -149,10 +154,11 @@ def _directory(
     if resume:
         directory = RunDirectory.open(out)
         if directory.fingerprint != fingerprint(described):
-            keys = ("vae", "objective", "fit", "data")
-            found = differences({k: described[k] for k in keys}, {k: directory.config[k] for k in keys})
+            found = differences({k: described[k] for k in RECORDED}, {k: directory.config[k] for k in RECORDED})
             found = [line for line in found if not line.startswith("fit.steps")]
-            raise HVAEError(f"{out} cannot be resumed: it was begun with another configuration ({'; '.join(found[:5])})")
+            raise HVAEError(
+                f"{out} cannot be resumed: it was begun with another configuration ({'; '.join(found[:5])})"
+            )
         return directory
     directory = RunDirectory.create(out, described, overwrite=overwrite)
     directory.write_data(data)
@@ -173,7 +179,7 @@ class _Loop:
         device: torch.device,
     ):
         self.vae, self.config, self.directory, self.device = vae, config, directory, device
-        self.fingerprint = fingerprint(described)
+        self.described, self.fingerprint = described, fingerprint(described)
         self.x = torch.from_numpy(np.ascontiguousarray(data.train["x"].values)).to(device)
         self.test = torch.from_numpy(data.test["x"].values[: config.evaluate_images]).to(device)
         trained = {"both": vae, "model": vae.model, "guide": vae.guide}[config.train]
@@ -217,6 +223,7 @@ class _Loop:
                         bar.evaluated(self.evaluations[-1])
                     if last or self.done % config.checkpoint_every == 0:
                         self._save()
+        self.vae.record = self.described | {"step": self.done}
         path = self.directory.path if self.directory else None
         return Run(self.vae, self._history(), self.done, path, self.interrupted)
 
@@ -266,8 +273,8 @@ class _Loop:
         checkpoints = self.directory.checkpoints() if self.directory else []
         good = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
         return (
-            f"step {step}: not finite: {', '.join(culprits) or 'the bound'}. The parameters were left as before that step; {good}. "
-            "Lower the learning rate, raise beta more slowly, or set clip=..."
+            f"step {step}: not finite: {', '.join(culprits) or 'the bound'}. The parameters were left as before that step; "
+            f"{good}. Lower the learning rate, raise beta more slowly, or set clip=..."
         )
 
     def _save(self) -> None:

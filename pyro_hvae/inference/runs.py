@@ -1,10 +1,10 @@
 """The run directory: configuration, transform, held-out patches, history, checkpoints. Nothing in it needs unpickling.
 
-    config.json                         the pair, the training, the data and the versions
-    transform.nc                        the whitening transform (absent for data that arrived preprocessed)
-    heldout.nc                          held-out patches, the default images of export, evidence and audit
-    history.nc                          training metrics by step, held-out evaluations
-    checkpoints/step-00001000.safetensors   parameters, optimizer, random state; the last two are kept
+config.json                         the pair, the training, the data and the versions
+transform.nc                        the whitening transform (absent for data that arrived preprocessed)
+heldout.nc                          held-out patches, the default images of export, evidence and audit
+history.nc                          training metrics by step, held-out evaluations
+checkpoints/step-00001000.safetensors   parameters, optimizer, random state; the last two are kept
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -73,7 +72,9 @@ def git_revision() -> str:
     if not (here / ".git").exists():
         return ""
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
         status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
@@ -148,7 +149,9 @@ class RunDirectory:
                 raise HVAEError(f"{path} exists; use overwrite=True (--overwrite) to replace it, resume=True (--resume) to go "
                                 "on with it, or another directory")  # fmt: skip
             if not (path / "config.json").is_file():
-                raise HVAEError(f"{path} is not a run directory (no config.json), so it is not overwritten; choose another")
+                raise HVAEError(
+                    f"{path} is not a run directory (no config.json), so it is not overwritten; choose another"
+                )
             shutil.rmtree(path)
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         full = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **config, "versions": versions(),
@@ -162,7 +165,9 @@ class RunDirectory:
         path = Path(path)
         file = path / "config.json"
         if not file.is_file():
-            raise HVAEError(f"{path} is not a run directory: it has no config.json. `pyro-hvae train … --out {path}` makes one")
+            raise HVAEError(
+                f"{path} is not a run directory: it has no config.json. `pyro-hvae train … --out {path}` makes one"
+            )
         try:
             config = json.loads(file.read_bytes())
         except ValueError as error:
@@ -234,13 +239,14 @@ class RunDirectory:
         return FitConfig.from_dict(self.config["fit"])
 
 
-_RUN_KEYS = ("vae", "objective", "data")
+RECORDED = ("vae", "objective", "fit", "data")
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """See :attr:`RunDirectory.fingerprint`."""
-    fit = {k: v for k, v in config["fit"].items() if k != "steps"}
-    text = json.dumps([{k: config[k] for k in _RUN_KEYS}, fit], sort_keys=True)
+    recorded = {key: config[key] for key in RECORDED}
+    recorded["fit"] = {k: v for k, v in config["fit"].items() if k != "steps"}
+    text = json.dumps(recorded, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -287,4 +293,5 @@ def load(path: str | os.PathLike[str], *, vae: HVAE | None = None) -> HVAE:
     if vae is None:
         vae = from_config(run.config["vae"])
     checkpoint.load_into(vae)
+    vae.record = {key: run.config[key] for key in RECORDED} | {"step": checkpoint.step}
     return vae

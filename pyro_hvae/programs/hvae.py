@@ -33,12 +33,14 @@ class HVAE(nn.Module):
     :param guide: a Pyro program ``guide(x)`` with the same latent sites.
     :param pixels: image size for the check of the pair; needed only when the model has no attribute ``pixels``.
     :param preset: name of the published configuration, kept for the record.
-    :raises HVAEError: if the two do not fit: other sites, other sizes, a site outside the plate.
+    :ivar record: how the pair was trained (JSON-ready), for the posterior files made from it; empty before training.
+    :raises HVAEError: if the two do not fit: other sites, other sizes.
     """
 
     def __init__(self, model: nn.Module, guide: nn.Module, *, pixels: int | None = None, preset: str | None = None):
         super().__init__()
         self.model, self.guide, self.preset = model, guide, preset
+        self.record: dict[str, Any] = {}
         self.pixels = int(pixels if pixels is not None else getattr(model, "pixels", 0))
         if self.pixels < 1:
             raise HVAEError(
