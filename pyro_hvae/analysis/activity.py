@@ -183,6 +183,7 @@ def _plot_order(axis: Axes, dataset: xr.Dataset, name: str) -> None:
     order = np.argsort(-activity)
     height = np.maximum(activity[order], FLOOR * max(activity.max(), np.finfo(float).tiny))
     rank = np.arange(1, activity.size + 1)
+    axis.set(yscale="log", ylim=(height.min() / 3, height.max() * 3))
     at = dataset.sel(site=name)
     if at["clusters"] == 2:
         axis.axhspan(height[active[order]].min(), height[~active[order]].max(), color=style.GREY, alpha=0.15, lw=0)
@@ -192,7 +193,6 @@ def _plot_order(axis: Axes, dataset: xr.Dataset, name: str) -> None:
     for chosen, colour in ((active[order], style.BLUE), (~active[order], style.ORANGE)):
         axis.plot(rank[chosen], height[chosen], "o", ms=2.5, mec="none", color=colour)
     quantity_name = "field intensity² (mean)" if name == "z1" else "variance of posterior means"
-    axis.set(yscale="log", ylim=(height.min() / 3, height.max() * 3))
     axis.set(xlabel=f"{name} dimension, in order", ylabel=quantity_name)
 
 

@@ -85,7 +85,7 @@ def plot_projective_fields(dataset: xr.Dataset) -> style.Picture:
         columns = int(np.ceil(np.sqrt(order.size)))
         style.show(axis, style.mosaic(dataset[f"{name}_field"].values[order], columns), name)
         parts.append(
-            f"{order.size} of {int(active.sum())} active {name} dimensions" if active.any() else f"{name}, none active"
+            f"n = {order.size} of {int(active.sum())} active {name} dimensions" if active.any() else f"{name}, none active"
         )
     style.letters(axes)
     caption = (

@@ -42,7 +42,7 @@ def main(name: str, description: str | None, arguments: Sequence[str] | None = N
         target.write_bytes(report.png(picture))
         print(f"{path}  ({analysis.title})")
         for entry in collect(dataset):
-            print(f"  {entry['title']:<58} {report.formatted(entry)}")
+            print(f"  {entry['title']:<58} {report.formatted(entry)}  (n = {entry['n']})")
         for note in filter(None, dataset.attrs["notes"].splitlines()):
             print(f"  note: {note}")
         print(f"  {picture.caption}\n  {target}")

@@ -1,0 +1,211 @@
+"""The report holds everything that applies and says why the rest does not; numbers and page agree with the functions."""
+
+import base64
+import dataclasses
+import json
+import re
+
+import pytest
+import xarray as xr
+
+from pyro_hvae.analysis import ANALYSES, analyse, collect, open_posterior
+from pyro_hvae.analysis import registry as registry_module
+from pyro_hvae.analysis.registry import find
+from pyro_hvae.analysis.report import comparison, file_labels, formatted
+from pyro_hvae.errors import HVAEError
+
+KEYS = {"analysis", "name", "title", "value", "n", "unit", "file", "attributes"}
+
+
+def strict(path):
+    """JSON as the standard has it: no NaN, no infinities."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in {path}")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def report(planted, tmp_path_factory):
+    return analyse(planted.path, tmp_path_factory.mktemp("report"))
+
+
+def test_every_analysis_is_in_results_with_value_uncertainty_n_unit_and_origin(report, planted):
+    results = strict(report.parent / "results.json")
+    assert {entry["analysis"] for entry in results} == set(ANALYSES)
+    for entry in results:
+        assert set(entry) >= KEYS
+        assert ("se" in entry) != ("interval" in entry)
+        assert entry["n"] > 0
+        assert entry["file"] == str(planted.path)
+        assert entry["attributes"]["preset"] == "planted"
+        assert entry["attributes"]["schema_version"] == "1"
+        assert "message" not in entry
+
+
+def test_results_are_those_of_the_functions(report, planted):
+    results = {(entry["analysis"], entry["name"]): entry for entry in strict(report.parent / "results.json")}
+    with open_posterior(planted.path) as tree:
+        for analysis in ANALYSES.values():
+            for entry in collect(analysis.run(tree)):
+                found = results.pop((entry["analysis"], entry["name"]))
+                assert found["value"] == pytest.approx(entry["value"], rel=1e-9)
+    assert not results
+
+
+def test_page_is_self_contained_and_has_every_figure(report):
+    page = report.read_text(encoding="utf-8")
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert "http" not in page.replace("http-equiv", "")
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    files = sorted((report.parent / "figures").glob("*.png"))
+    assert [path.name for path in files] == sorted(f"{name}-planted.png" for name in ANALYSES)
+    assert sorted(base64.b64decode(picture) for picture in pictures) == sorted(path.read_bytes() for path in files)
+    for analysis in ANALYSES.values():
+        assert f'<h2 id="{analysis.name}">{analysis.title}</h2>' in page
+    assert page.count("n = ") > 10
+    assert "&#34;z1&#34;: 112" in page  # the configuration
+
+
+def test_an_existing_report_is_refused_and_replaced_on_request(report, planted, tmp_path):
+    with pytest.raises(HVAEError, match=r"report\.html.* exists; .*overwrite"):
+        analyse(planted.path, report.parent)
+    (tmp_path / "posterior-of-mine.nc").write_text("mine")
+    analyse(planted.path, tmp_path)
+    before = (tmp_path / "report.html").stat().st_mtime_ns
+    (tmp_path / "figures" / "stale.png").write_text("")
+    analyse(planted.path, tmp_path, overwrite=True)
+    assert (tmp_path / "report.html").stat().st_mtime_ns > before
+    assert (tmp_path / "posterior-of-mine.nc").read_text() == "mine"
+    assert not (tmp_path / "figures" / "stale.png").exists()
+
+
+def test_several_files_stand_side_by_side(plant, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = (
+        plant("a/posterior.nc"),
+        plant("b/posterior.nc", z2_active=4, z2_collapsed=4, seed=5, train=30, test=30),
+    )
+    page = analyse([first.path, second.path], tmp_path / "out")
+    rows = {row["title"]: row for row in comparison(strict(tmp_path / "out" / "results.json"))}
+    assert [cell["text"] for cell in rows["active dimensions, z2"]["cells"]] == ["5 [5, 5]", "4 [4, 4]"]
+    assert [cell["n"] for cell in rows["texture family decoded from, z2 mean"]["cells"]] == [120, 90]
+    text = page.read_text(encoding="utf-8")
+    assert "<th>a (planted, TopDownGuide)</th><th>b (planted, TopDownGuide)</th>" in text
+    assert len(list((tmp_path / "out" / "figures").glob("*-b.png"))) == len(ANALYSES)
+
+
+def messages(page):
+    text = re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8"))
+    return re.sub(r"\s+", " ", text).replace("&#39;", "'")
+
+
+def applied(page):
+    return {entry["analysis"] for entry in strict(page.parent / "results.json") if "message" not in entry}
+
+
+@pytest.mark.parametrize(
+    ("group", "lost"),
+    [
+        ("bound", {"bound_terms"}),
+        ("prior_predictive", {"ancestral_samples"}),
+        ("posterior_predictive", {"reconstruction"}),
+        ("observed_data", set(ANALYSES) - {"bound_terms"}),
+        ("posterior_moments", {"active_dimensions", "projective_fields", "texture_decoding"}),
+        ("constant_data", {"active_dimensions", "projective_fields", "texture_decoding", "ancestral_samples"}),
+    ],
+)
+def test_a_missing_group_costs_only_what_needs_it(planted, edit, tmp_path, group, lost):
+    page = analyse(edit(planted.path, lambda tree: tree.__delitem__(group)), tmp_path / "out")
+    assert applied(page) == set(ANALYSES) - lost
+    assert f"group {group} is missing" in messages(page) or group == "posterior_moments"
+    for name in lost:
+        assert re.search(rf"{name} does not apply: the file lacks {group}/", messages(page))
+
+
+def test_one_family_no_active_dimension_and_nan_leave_the_rest(plant, edit, tmp_path):
+    def spoil(tree: xr.DataTree) -> None:
+        tree["constant_data"]["A"] = 0.0 * tree["constant_data"]["A"]
+        tree["bound"]["elbo"][:] = float("nan")
+        tree.attrs["objective"] = float("nan")
+
+    page = analyse(edit(plant(families=("bark",)).path, spoil), tmp_path / "out")
+    assert applied(page) == set(ANALYSES) - {"texture_decoding", "bound_terms"}
+    said = messages(page)
+    assert "decoding needs at least two texture families, the file has ['bark']" in said
+    assert "no image has finite values in bound/elbo" in said
+    assert "z1: no active dimension" in said
+
+
+def test_one_image_gives_numbers_without_errors(plant, tmp_path):
+    page = analyse(plant(natural=1, train=0, test=0).path, tmp_path / "out")
+    assert applied(page) == set(ANALYSES) - {"texture_decoding"}
+    assert "the variance of posterior means needs at least two images" in messages(page)
+    assert "(no interval)" in messages(page)
+
+
+def test_a_one_layer_file_is_analysed(planted, edit, tmp_path):
+    def drop(tree: xr.DataTree) -> None:
+        for group in ("posterior_moments", "bound", "constant_data", "posterior"):
+            flat = tree[group].to_dataset()
+            tree[group] = xr.DataTree(
+                flat.drop_vars([name for name in flat.data_vars if "z2" in name]).drop_dims("z2_dim", errors="ignore")
+            )
+
+    page = analyse(edit(planted.path, drop), tmp_path / "out")
+    assert applied(page) == set(ANALYSES)
+    assert "Incomplete file" not in messages(page)
+
+
+def test_an_analysis_that_crashes_or_cannot_be_drawn_costs_nothing_else(planted, tmp_path, monkeypatch):
+    def crash(*_):
+        raise ZeroDivisionError("planted crash")
+
+    crashing = dict(registry_module.ANALYSES)
+    crashing["bound_terms"] = dataclasses.replace(find("bound_terms"), function=crash)
+    crashing["reconstruction"] = dataclasses.replace(find("reconstruction"), plot=crash)
+    monkeypatch.setattr("pyro_hvae.analysis.report.ANALYSES", crashing)
+    page = analyse(planted.path, tmp_path / "out")
+    assert applied(page) == set(ANALYSES) - {"bound_terms"}
+    assert messages(page).count("failed with ZeroDivisionError: planted crash") >= 2
+
+
+def test_files_that_cannot_be_opened_stop_before_anything_is_written(planted, tmp_path):
+    cut = tmp_path / "cut.nc"
+    cut.write_bytes(planted.path.read_bytes()[:5000])
+    with pytest.raises(HVAEError, match="truncated"):
+        analyse([planted.path, cut], tmp_path / "out")
+    with pytest.raises(HVAEError, match="given twice"):
+        analyse([planted.path, planted.path], tmp_path / "out")
+    with pytest.raises(HVAEError, match="at least one posterior file"):
+        analyse([], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_files_are_short_and_distinct():
+    assert file_labels(["x/top.nc", "y/bottom.nc"]) == ["top", "bottom"]
+    assert file_labels(["x/posterior.nc", "y/posterior.nc"]) == ["x", "y"]
+    assert file_labels(["x/a.nc", "x/b.nc", "y/a.nc"]) == ["x-a", "x-b", "y-a"]
+    assert len(set(file_labels(["1/x/a.nc", "2/x/a.nc"]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"value": -428.912, "se": 0.3349}, "−428.91 ± 0.33"),
+        ({"value": 0.5156, "interval": [0.4911, 0.5401]}, "0.516 [0.491, 0.540]"),
+        ({"value": 314, "interval": [314, 314]}, "314 [314, 314]"),
+        ({"value": 0.25, "se": None}, "0.250 (no interval)"),
+        ({"value": None, "interval": [None, None]}, "not available"),
+        ({"value": 12345.6, "se": 210.0}, "12346 ± 210"),
+    ],
+)
+def test_numbers_are_printed_to_their_uncertainty(entry, text):
+    assert formatted(entry) == text
+
+
+def test_unknown_analyses_are_named_with_the_nearest():
+    with pytest.raises(HVAEError, match="did you mean 'bound_terms'"):
+        find("bound_term")

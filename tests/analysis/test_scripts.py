@@ -1,0 +1,37 @@
+"""Every script of analyses/ runs on a posterior file, and covers every analysis there is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyro_hvae.analysis import ANALYSES
+from pyro_hvae.analysis.script import main
+
+SCRIPTS = sorted((Path(__file__).parents[2] / "analyses").glob("*.py"))
+
+
+def test_there_is_a_script_for_every_analysis():
+    assert {script.stem for script in SCRIPTS} == set(ANALYSES)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_script_saves_a_figure_and_prints_numbers(script, planted, tmp_path):
+    command = [sys.executable, str(script), str(planted.path), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    figure = tmp_path / f"{script.stem}-planted.png"
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "±" in done.stdout or "[" in done.stdout
+    assert "n = " in done.stdout
+
+
+def test_a_file_that_fails_is_named_and_the_others_are_done(planted, tmp_path, capsys):
+    status = main("bound_terms", "", [str(tmp_path / "absent.nc"), str(planted.path), "--out", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert status == 1
+    assert "there is no posterior file" in printed.err
+    assert "ELBO" in printed.out
+    assert (tmp_path / "bound_terms-planted.png").exists()
