@@ -1,7 +1,9 @@
 """Every published configuration, as data.
 
 Sources: [C22] Csikor et al. 2022, arXiv 2206.00436; [V24] Vas 2024, MSc thesis, ELTE; "release": read in public
-ports of the weights that the authors of [C22] released.
+ports of the weights that the authors of [C22] released. The observation noise 0.4 is that of [V24] and the release
+([C22] prints the identity). What a source leaves open is filled in here and said so in the preset's note. Both clip
+gradients at unpublished thresholds (in [C22] so high that they act on fewer than 1e-6 of the steps): none is set here.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ _V24 = Training(
     beta={"z1": _constant(1.0), "z2": ((0, 0.1), (2500, 1.0))},
 )
 _NO_EPOCHS = "epochs not published: TDVAE40's"
-_LR_RANGE = "learning rate published as a range, lowered until z2 stops changing; " + _NO_EPOCHS
+_LR_RANGE = "learning rate published as a range, lowered until z2 stops changing, here at fixed epochs; " + _NO_EPOCHS
+_LINEAR_20 = "hidden units are LinearVAE40's, scaled as those of the other 20-pixel networks"
 
 
 def _z1_only(training: Training) -> Training:
@@ -106,9 +109,11 @@ _ALL = (
            Training(learning_rate=_constant(1e-5), beta=_beta125()),
            note="beta2 = 1.25 by its name, schedule from a release; " + _NO_EPOCHS),
     Preset("LinearVAE20", "linear", "mean_field", 20, (450,),
-           _z1_only(replace(_V24, objective="elbo")), ("laplace",), source="[V24]"),
+           _z1_only(replace(_V24, objective="elbo")), ("laplace",), source="[V24]",
+           note=_LINEAR_20 + "; trained as its TD-IWAE"),
     Preset("LinearIWAE20", "linear", "mean_field", 20, (450,),
-           _z1_only(replace(_V24, num_particles=50)), ("laplace",), source="[V24]"),
+           _z1_only(replace(_V24, num_particles=50)), ("laplace",), source="[V24]",
+           note=_LINEAR_20 + "; k is the largest of its TD-IWAE"),
     *map(_td_iwae, (1, 4, 10, 50)),
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from pyro.poutine.runtime import am_i_wrapped, effectful
 from torch import Tensor, nn
 
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.programs.sites import family_class
 
 
 class Program(nn.Module):
@@ -63,6 +64,8 @@ class LayeredProgram(Program):
                 f"{type(self).__name__} has {len(self.dims)} layers (dims={self.dims}) but "
                 f"{len(self.families)} families {self.families}; give one per layer, z1 first"
             )
+        for family in self.families:
+            family_class(family)
 
     @property
     def layers(self) -> int:
