@@ -31,5 +31,35 @@ test-slow: env
 test-gpu: env
 	$(BIN)/python -m pytest -m gpu
 
+# The posterior file and the analyses with arviz >= 1 and neither torch nor pyro, which takes a Python >= 3.12: the first
+# of these that really runs (version managers leave names that do not), or the one given as PYTHON312=/path/to/python.
+ARVIZ1      := .venv-arviz1
+PYTHONS_312 := $(or $(PYTHON312),python3.14 python3.13 python3.12 python3 $(wildcard $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python \
+  $(HOME)/.local/share/uv/python/cpython-3.1[2-9]*/bin/python3 /opt/homebrew/bin/python3 /usr/local/bin/python3))
+
+test-arviz1: $(ARVIZ1)/.installed
+	@$(ARVIZ1)/bin/python -W ignore -c 'import arviz, importlib.util as u, sys; \
+	  found = [name for name in ("torch", "pyro") if u.find_spec(name)]; \
+	  sys.exit("must not be importable here: " + ", ".join(found)) if found else None; \
+	  sys.exit("arviz >= 1 is needed, this is " + arviz.__version__) if int(arviz.__version__.split(".")[0]) < 1 else None; \
+	  print("Python", sys.version.split()[0], "arviz", arviz.__version__, "without torch and pyro")'
+	OMP_NUM_THREADS=1 $(ARVIZ1)/bin/python -m pytest tests/analysis tests/test_files.py -m "not slow and not gpu and not shared"
+
+$(ARVIZ1)/.installed: requirements-analysis.txt constraints-arviz1.txt
+	@for python in $(PYTHONS_312); do \
+	  if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo 'make test-arviz1: no Python >= 3.12 that runs among: $(PYTHONS_312)' >&2; \
+	  echo 'Get one (uv python install 3.13, pyenv install 3.13, apt install python3.12-venv, python.org) and run' >&2; \
+	  echo '  make test-arviz1 PYTHON312=/path/to/python3.13' >&2; \
+	  exit 1; \
+	fi; \
+	echo "$$found -m venv $(ARVIZ1)"; rm -rf $(ARVIZ1); $$found -m venv $(ARVIZ1)
+	$(ARVIZ1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-arviz1.txt \
+	  -r requirements-analysis.txt pytest pytest-timeout hypothesis
+	$(ARVIZ1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
 clean:
 	rm -rf $(VENV) .venv-arviz1 build *.egg-info
