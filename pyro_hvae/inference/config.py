@@ -151,3 +151,16 @@ def describe_objective(objective: Any) -> dict[str, Any]:
     if hasattr(objective, "alpha"):
         described["alpha"] = float(objective.alpha)
     return described
+
+
+def objective_from(described: Mapping[str, Any]) -> Bound:
+    """Undo :func:`describe_objective` for an objective of ours."""
+    classes = {cls.__name__: name for name, cls in OBJECTIVES.items()}
+    if described["class"] not in classes:
+        raise HVAEError(f"{described['class']} is not an objective of pyro_hvae; build it in your code and call fit(..., "
+                        "resume=True)")  # fmt: skip
+    name = classes[described["class"]]
+    alpha = described["alpha"] if name == "renyi" else None
+    objective = make_objective(name, described["num_particles"], described["gradient"], alpha)
+    objective.beta = {"" if site == "all" else site: value for site, value in described["beta"].items()}
+    return objective

@@ -18,14 +18,21 @@ from pyro import infer
 from torch import Tensor
 
 from pyro_hvae.errors import HVAEError, unknown
-from pyro_hvae.inference.config import FitConfig, Value, default_objective, describe_objective, make_config
+from pyro_hvae.inference.config import (
+    FitConfig,
+    Value,
+    default_objective,
+    describe_objective,
+    make_config,
+    objective_from,
+)
 from pyro_hvae.inference.objectives import ELBO, Bound
 from pyro_hvae.inference.progress import Progress
 from pyro_hvae.inference.pyro_objectives import check_objective
 from pyro_hvae.inference.runs import RECORDED, Checkpoint, RunDirectory, differences, digest, fingerprint
 from pyro_hvae.inference.step import TrainingStep
-from pyro_hvae.programs import HVAE
-from pyro_hvae.stimuli import PatchData
+from pyro_hvae.programs import HVAE, from_config
+from pyro_hvae.stimuli import PatchData, natural_patches
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -93,7 +100,7 @@ def fit(
 
     Ctrl-C and SIGTERM save a checkpoint and end the run early; ``Run.interrupted`` says so.
     """
-    target = _device(device)
+    target = torch_device(device)
     objective = default_objective(vae) if objective is None else objective
     config = make_config(
         vae, steps=steps, batch=batch, learning_rate=learning_rate, beta=beta, train=train, clip=clip, skip=skip,
@@ -119,7 +126,41 @@ def fit(
     return _Loop(vae, data, objective, config, directory, described, target).run(resume, progress)
 
 
-def _device(name: str) -> torch.device:
+def resume(
+    out: str | os.PathLike[str], *, steps: int | None = None, device: str = "auto", progress: bool = True
+) -> Run:
+    """Go on with the run in ``out`` under its own settings: pair, objective and data are made again from its record.
+
+    :param steps: another end than the run's own; may only be later than its newest checkpoint.
+    :raises HVAEError: where the record does not suffice (programs, objectives or patches of your own): then call
+        :func:`fit` with ``resume=True``.
+    """
+    directory = RunDirectory.open(out)
+    config = directory.fit_config
+    return fit(
+        from_config(directory.config["vae"]),
+        _recorded_data(directory),
+        objective=objective_from(directory.config["objective"]),
+        steps=config.steps if steps is None else steps,
+        batch=config.batch, learning_rate=config.learning_rate, beta=dict(config.beta), train=config.train, clip=config.clip,
+        skip=config.skip, seed=config.seed, log_every=config.log_every, evaluate_every=config.evaluate_every,
+        evaluate_images=config.evaluate_images, checkpoint_every=config.checkpoint_every,
+        out=out, resume=True, device=device, progress=progress,
+    )  # fmt: skip
+
+
+def _recorded_data(directory: RunDirectory) -> PatchData:
+    """Cut the patches of a run again; the digest of the training set is compared by :func:`fit`."""
+    provenance = directory.config["data"]["provenance"]
+    options = provenance.get("options", {})
+    if provenance.get("kind") != "natural" or provenance.get("source") == "array":
+        raise HVAEError(f"{directory.path} was trained on patches that cannot be cut again from its record; resume it with "
+                        "fit(vae, data, ..., resume=True) and the same data")  # fmt: skip
+    return natural_patches(source=provenance["source"], train=provenance["train"], test=provenance["test"], **options)
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of ``"auto"``, ``"cpu"`` or ``"cuda"``; an error where there is no such device."""
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():

@@ -1,0 +1,96 @@
+"""``pyro-hvae demo``: train, swap the guide, export, analyse, report; a few minutes on two cores."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from pyro_hvae.errors import HVAEError
+
+STEPS, GUIDE_STEPS = 6000, 3000
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser("demo", help="train a small TDVAE, swap its guide, and write a report")
+    parser.add_argument("--out", default="runs/demo", metavar="DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace DIR")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help=f"training steps ({STEPS}); half as many for the other guide"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Everything a first look needs, from photographs to the report."""
+    from pyro_hvae.analysis import analyse
+    from pyro_hvae.inference.fit import fit
+    from pyro_hvae.inference.posterior import export_posterior
+    from pyro_hvae.programs import build, start_in_linear_regime
+    from pyro_hvae.stimuli import concatenate, natural_patches, texture_patches
+
+    out = _directory(Path(arguments.out), arguments.overwrite)
+    steps = arguments.steps
+    print("1/5  whitened 20×20 patches of the photographs in scikit-image and scikit-learn")
+    data = natural_patches(20, train=64_000, test=2_000)
+    assert data.transform is not None
+    textures = texture_patches(20, transform=data.transform, train=1_800, test=900)
+    images = concatenate(data.test, textures.train, textures.test)
+
+    print(f"2/5  TDVAE20 (top-down guide), {steps} steps")
+    vae = build("TDVAE20", start="linear_regime", seed=0)
+    beta = {"z1": "1", "z2": f"0:0.1,{steps // 2}:1"}
+    fit(vae, data, steps=steps, learning_rate=_rate(steps), beta=beta, out=out / "top_down")
+
+    print(f"3/5  the same generative model with a bottom-up guide, {steps // 2} steps of the guide alone")
+    other = start_in_linear_regime(vae.with_guide("bottom_up"), guide_only=True)
+    half = steps // 2
+    fit(other, data, steps=half, learning_rate=_rate(half), beta=1.0, train="guide", out=out / "bottom_up")
+
+    print("4/5  posteriors of held-out and texture patches")
+    paths = [out / "top_down.nc", out / "bottom_up.nc"]
+    for pair, path in zip((vae, other), paths, strict=True):
+        export_posterior(pair, images, transform=data.transform, path=path, moment_draws=32).close()
+
+    print("5/5  analyses and report")
+    report = analyse(paths, out)
+    _print_comparison(out)
+    print(f"\nreport: {report}")
+    print(
+        "next:   pyro-hvae train ChainVAE20 --steps 20000 --start linear_regime --learning-rate 1e-3 --out runs/chain"
+    )
+    return 0
+
+
+def _rate(steps: int) -> str:
+    """Up over the first 5 per cent, down over the last 40."""
+    return f"0:1e-4,{steps // 20}:1e-3,{6 * steps // 10}:1e-3,{steps}:1e-4"
+
+
+def _directory(out: Path, overwrite: bool) -> Path:
+    if out.exists():
+        if not overwrite:
+            raise HVAEError(f"{out} exists; use --overwrite to replace it, or another --out")
+        if any(out.iterdir()) and not (out / "top_down").is_dir():
+            raise HVAEError(f"{out} does not hold an earlier demo, so it is not overwritten; choose another --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    return out
+
+
+def _print_comparison(report: Path) -> None:
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pyro_hvae.analysis.report import comparison
+
+    results = json.loads((report / "results.json").read_text())
+    files = list(dict.fromkeys(Path(entry["file"]).stem for entry in results))
+    table = Table("", *(f"{name} guide" for name in files), "unit", title="The two guides on the same generative model")
+    for row in comparison(results):
+        table.add_row(row["title"], *(cell["text"] if cell else "–" for cell in row["cells"]), row["unit"])
+    console = Console()
+    (console if console.is_terminal else Console(width=110)).print(table)

@@ -1,0 +1,75 @@
+"""``pyro-hvae export``: the posteriors of a trained run, as a posterior file."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser("export", help="write the posterior file of a run")
+    parser.add_argument("source", metavar="RUN", help="run directory, or one of its checkpoints")
+    parser.add_argument("--out", required=True, metavar="FILE", help="posterior file: .nc, or .zarr")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    parser.add_argument(
+        "--patches", metavar="FILE", help="patches (PatchData.save): its test set, instead of the run's own"
+    )
+    parser.add_argument("--limit", type=int, default=2000, metavar="N", help="natural patches used, at most (2000)")
+    parser.add_argument(
+        "--textures",
+        default="embedded",
+        metavar="SOURCE",
+        help="texture photographs to add: embedded, a folder, or none",
+    )
+    parser.add_argument(
+        "--texture-patches", type=int, default=3000, metavar="N", help="of which a third are for testing"
+    )
+    parser.add_argument("--draws", type=int, default=0, metavar="N", help="posterior draws stored an image (0)")
+    parser.add_argument(
+        "--resample", type=int, metavar="K", help="choose each draw among K proposals by importance weight"
+    )
+    parser.add_argument(
+        "--moment-draws", type=int, default=64, metavar="N", help="draws of z2 for the moments of z1 (64)"
+    )
+    parser.add_argument("--units", type=int, nargs="*", default=(), metavar="J", help="z1 units to correlate")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the file and print what to do with it."""
+    from pathlib import Path
+
+    from pyro_hvae.inference.fit import torch_device
+    from pyro_hvae.inference.posterior import export_posterior
+    from pyro_hvae.inference.runs import RunDirectory, load
+    from pyro_hvae.stimuli import PatchData, concatenate, texture_patches
+
+    source = Path(arguments.source)
+    run_directory = RunDirectory.open(source.parent.parent if source.is_file() else source)
+    vae = load(source).to(torch_device(arguments.device))
+    images = PatchData.load(arguments.patches).test if arguments.patches else run_directory.held_out()
+    sets = [images.isel(image=slice(arguments.limit))]
+    transform = run_directory.transform()
+    if arguments.textures != "none" and transform is not None:
+        third = arguments.texture_patches // 3
+        textures = texture_patches(
+            transform.size, arguments.textures, transform=transform, train=2 * third, test=third, seed=arguments.seed
+        )
+        sets += [textures.train, textures.test]
+    tree = export_posterior(
+        vae,
+        concatenate(*sets),
+        draws=arguments.draws,
+        resample=arguments.resample,
+        moment_draws=arguments.moment_draws,
+        units=arguments.units,
+        transform=transform,
+        path=arguments.out,
+        overwrite=arguments.overwrite,
+        seed=arguments.seed,
+    )
+    print(f"{arguments.out}: {tree['observed_data'].sizes['image']} images")
+    print(f"next: pyro-hvae analyse {arguments.out} --out {Path(arguments.out).parent / 'report'}")
+    return 0

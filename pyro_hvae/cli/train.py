@@ -1,0 +1,186 @@
+"""``pyro-hvae train``: a published system on natural images, into a run directory."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from typing import TYPE_CHECKING, Any
+
+from pyro_hvae.errors import HVAEError
+
+if TYPE_CHECKING:
+    from pyro_hvae.stimuli import PatchData
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a published system",
+        description="Train a published system. What is not given is as published; schedules are stretched to --steps.",
+    )
+    parser.add_argument("preset", nargs="?", help="see `pyro-hvae presets`; may be left out with --resume")
+    parser.add_argument("--out", required=True, metavar="DIR", help="run directory")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in DIR")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in DIR, with its own settings")
+    parser.add_argument("--steps", type=int, help="number of updates (default: the published number, tens of millions)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+    pair = parser.add_argument_group("model and guide")
+    pair.add_argument("--guide", help="another guide than the published one: top_down, bottom_up, mean_field")
+    pair.add_argument("--dim-z1", type=int)
+    pair.add_argument("--dim-z2", type=int)
+    pair.add_argument("--noise", type=float, help="standard deviation of the observation noise (0.4)")
+    pair.add_argument("--learn-noise", action="store_true", default=None)
+    pair.add_argument("--start", help="default, or linear_regime: reaches a given bound in a fraction of the steps")
+    pair.add_argument("--from", dest="source", metavar="RUN", help="take the generative model of a trained run")
+    pair.add_argument("--train", help="both, guide or model: what is trained (with --from, guide keeps the model)")
+
+    data = parser.add_argument_group("images")
+    data.add_argument(
+        "--images", metavar="SOURCE", help="embedded (default), a folder, or an image, array or pickle file"
+    )
+    data.add_argument("--patches", metavar="FILE", help="patches saved before (PatchData.save), instead of --images")
+    data.add_argument("--train-patches", type=int, metavar="N")
+    data.add_argument("--test-patches", type=int, metavar="N")
+    data.add_argument("--contrast", help="none (default), or unit_norm: each patch divided by its norm")
+
+    how = parser.add_argument_group("training")
+    how.add_argument("--objective", help="elbo, importance_weighted or renyi")
+    how.add_argument("--particles", type=int, metavar="K")
+    how.add_argument("--alpha", type=float, help="order of the Rényi bound")
+    how.add_argument("--gradient", help="standard, stl, dreg or rao_blackwell")
+    how.add_argument("--batch", type=int)
+    how.add_argument(
+        "--learning-rate", metavar="SCHEDULE", help="a number, or step:value pairs such as 0:1e-3,8000:1e-4"
+    )
+    how.add_argument(
+        "--beta", action="append", metavar="SITE=SCHEDULE", help="such as z2=0:0.1,10000:1; may be repeated"
+    )
+    how.add_argument("--clip", type=float, metavar="NORM", help="shorten longer gradients to this norm")
+    how.add_argument("--skip", type=float, metavar="NORM", help="leave out steps with a longer gradient")
+    how.add_argument("--seed", type=int)
+    how.add_argument("--checkpoint-every", type=int, metavar="STEPS")
+    how.add_argument("--evaluate-every", type=int, metavar="STEPS")
+    how.add_argument("--log-every", type=int, metavar="STEPS")
+    parser.set_defaults(run=run)
+
+
+# Arguments that concern where and how far, not what: allowed when a run is resumed with its own settings.
+_RESUMABLE = {"command", "run", "preset", "out", "overwrite", "resume", "steps", "device"}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; the exit code after a signal is 128 plus its number, as shells have it."""
+    if arguments.resume and arguments.preset is None:
+        given = [name for name, value in vars(arguments).items() if value is not None and name not in _RESUMABLE]
+        if given:
+            options = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise HVAEError(f"--resume goes on with the run's own settings; {options} cannot change them")
+        result = _resume(arguments)
+    elif arguments.preset is None:
+        raise HVAEError("give a preset to train (`pyro-hvae presets` lists them), or --resume")
+    else:
+        result = _begin(arguments)
+    if result.interrupted:
+        print(
+            f"stopped by {result.interrupted} at step {result.step}; go on with: pyro-hvae train --resume --out {result.path}"
+        )
+        return 128 + signal.Signals[result.interrupted]
+    print(f"{result.path}: {result.step} steps, held-out ELBO {float(result.history.test_elbo[-1]):.1f} nats an image")
+    print(f"next: pyro-hvae export {result.path} --out {result.path}/posterior.nc")
+    return 0
+
+
+def _begin(arguments: argparse.Namespace) -> Any:
+    from pyro_hvae.inference.config import default_objective, make_objective
+    from pyro_hvae.inference.fit import fit
+    from pyro_hvae.inference.runs import load
+    from pyro_hvae.programs import HVAE, build, preset, start_in_linear_regime
+
+    seed = 0 if arguments.seed is None else arguments.seed
+    published = preset(arguments.preset)
+    vae = build(
+        arguments.preset,
+        guide=arguments.guide,
+        dim_z1=arguments.dim_z1,
+        dim_z2=arguments.dim_z2,
+        noise=arguments.noise,
+        learn_noise=bool(arguments.learn_noise),
+        start=arguments.start or "default",
+        seed=seed,
+    )
+    if arguments.source is not None:
+        vae = HVAE(load(arguments.source).model, vae.guide, preset=vae.preset)
+        if arguments.start == "linear_regime":
+            start_in_linear_regime(vae, guide_only=True)
+    asked = (arguments.objective, arguments.particles, arguments.alpha, arguments.gradient)
+    objective = default_objective(vae)
+    if any(value is not None for value in asked):
+        objective = make_objective(
+            arguments.objective or published.training.objective,
+            arguments.particles or published.training.num_particles,
+            arguments.gradient or "standard",
+            arguments.alpha,
+        )
+    options = {
+        name: value
+        for name in (
+            "batch",
+            "learning_rate",
+            "train",
+            "clip",
+            "skip",
+            "checkpoint_every",
+            "evaluate_every",
+            "log_every",
+        )
+        if (value := getattr(arguments, name)) is not None
+    }
+    return fit(
+        vae,
+        _data(arguments, published.patch, seed),
+        steps=arguments.steps,
+        objective=objective,
+        beta=_betas(arguments.beta),
+        out=arguments.out,
+        overwrite=arguments.overwrite,
+        resume=arguments.resume,
+        device=arguments.device,
+        seed=seed,
+        **options,
+    )
+
+
+def _betas(given: list[str] | None) -> dict[str, str] | None:
+    if given is None:
+        return None
+    for text in given:
+        if "=" not in text:
+            raise HVAEError(f"--beta {text}: expected SITE=SCHEDULE, such as z2=1.25 or z2=0:0.1,10000:1")
+    return dict(text.split("=", 1) for text in given)
+
+
+def _data(arguments: argparse.Namespace, size: int, seed: int) -> PatchData:
+    from pyro_hvae.stimuli import PatchData, natural_patches
+
+    cutting = ("images", "train_patches", "test_patches", "contrast")
+    if arguments.patches is not None:
+        if given := [name for name in cutting if getattr(arguments, name) is not None]:
+            raise HVAEError(f"--patches are cut already; --{given[0].replace('_', '-')} cannot be applied to them")
+        return PatchData.load(arguments.patches)
+    contrast = {} if arguments.contrast is None else {"contrast": arguments.contrast}
+    return natural_patches(
+        size,
+        arguments.images or "embedded",
+        train=arguments.train_patches,
+        test=arguments.test_patches,
+        seed=seed,
+        **contrast,
+    )
+
+
+def _resume(arguments: argparse.Namespace) -> Any:
+    from pyro_hvae.inference.fit import resume
+
+    return resume(arguments.out, steps=arguments.steps, device=arguments.device)
