@@ -92,7 +92,7 @@ def test_what_is_written_in_chunks_is_what_is_read(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(st.integers(1, 11), unique=True, max_size=4).map(sorted), st.sampled_from([0, 4]))
 def test_contents_do_not_depend_on_how_images_are_cut(tmp_path_factory, cuts, compression):
     path = tmp_path_factory.mktemp("cut") / "posterior.nc"
@@ -119,7 +119,7 @@ def test_float64_is_stored_as_float32_along_images_and_kept_elsewhere(tmp_path):
 
 
 def test_memory_is_bounded_by_one_chunk(tmp_path):
-    """50 chunks of 2.4 MB grow the process by far less than the file they make."""
+    """30 chunks of 2.4 MB grow the process by far less than the file they make."""
     script = f"""
         import resource
         import numpy as np, xarray as xr
@@ -130,14 +130,14 @@ def test_memory_is_bounded_by_one_chunk(tmp_path):
             return {{"posterior_moments": xr.Dataset({{"z1_mean": (("image", "z1_dim"), z)}})}}
         attrs = {ATTRS!r}
         with PosteriorWriter({str(tmp_path / "big.nc")!r}, attrs, partial=True) as writer:
-            for index in range(50):
+            for index in range(30):
                 writer.append(chunk())
                 if index == 10:
                     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     """
     grown = int(_python(script)) * 1024
-    assert (tmp_path / "big.nc").stat().st_size > 100e6
+    assert (tmp_path / "big.nc").stat().st_size > 70e6
     assert grown < 30e6
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 from scipy import integrate, stats
 
+from pyro_hvae.analysis import style
 from pyro_hvae.files import PosteriorWriter
 
 ATTRIBUTES = {
@@ -170,6 +171,14 @@ def _dims(name: str, values: np.ndarray) -> tuple[str, ...]:
     if values.ndim == 1:
         return ("image",)
     return ("image", f"{name[:2]}_dim" if name.startswith("z") else "pixel")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_figures() -> Iterator[None]:
+    """Drawing at print resolution is most of the time a report takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "DPI", 50)
+        yield
 
 
 @pytest.fixture
