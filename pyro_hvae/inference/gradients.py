@@ -160,7 +160,7 @@ class _AtMean(Messenger):
     """Put the mean where the linear site would be sampled."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if msg["name"] == LINEAR_SITE and _is_latent(msg):
+        if msg["name"] == LINEAR_SITE and _is_latent(msg) and not msg["done"]:  # the model's is done: replayed
             msg["value"], msg["done"] = msg["fn"].mean, True
 
 
