@@ -227,7 +227,7 @@ def log_joint(model: GenerativeModel, x: Tensor) -> Callable[[Tensor], Tensor]:
     def density(z: Tensor) -> Tensor:
         parts = dict(enumerate(z.split(model.dims, -1), start=1))
         top = model.layers
-        total = family(model.families[-1], parts[top], torch.zeros(1), torch.ones(1))
+        total = family(model.families[-1], parts[top], torch.zeros(1).to(z), torch.ones(1).to(z))
         for l in range(top - 1, 0, -1):
             trunk, head = model.conditionals[l - 1]
             out = nn.functional.linear(trunk(parts[l + 1]), head.weight, head.bias)
