@@ -30,6 +30,9 @@ ACTIVE_VARIANCE = 1e-2  # variance of posterior means above which a unit of a lo
 FLOOR = 1e-12  # values this far under the largest count as equal
 
 
+SUMMARY = ("count", "low", "high", "gap", "clusters", "threshold", "by_gap")
+
+
 class Split(NamedTuple):
     """Where a set of positive values falls apart: ``threshold``, ``gap`` (decades) and number of ``clusters``."""
 
@@ -65,16 +68,18 @@ def active_dimensions(tree: xr.DataTree) -> xr.Dataset:
 
     z1 is judged by the mean squared intensity of its projective fields (columns of ``A``), deeper layers by the variance
     over images of their posterior means. The threshold lies in the middle of the largest gap between the two clusters on
-    a log scale. Where there is one cluster only, that is said, and a fixed threshold decides: a z1 unit is active if it
-    carries more than 1e-6 of the pixel variance, a deeper one if its posterior means vary by more than 0.01.
+    a log scale. Where there is one cluster only, or two that both lie under it, that is said and a fixed threshold
+    decides: a z1 unit is active if it carries more than 1e-6 of the pixel variance, a deeper one if its posterior means
+    vary by more than 0.01.
     Natural images are used where there are any, all images otherwise.
 
     Returns
     -------
     Dataset with ``count (site)`` (its interval: the counts with the threshold half a decade higher and lower), ``kl
     (site)`` in nats per image, ``collapsed_share`` (share of the pixel variance carried by collapsed z1 units), ``gap``
-    (decades), ``clusters`` and ``threshold (site)``; and for each layer ``*_activity``, ``*_active``,
-    ``*_variance_of_means``, ``*_mean_variance``, ``*_kl`` and ``*_kl_se`` over its dims.
+    (decades), ``clusters``, ``threshold`` and ``by_gap (site)`` (1 where the threshold lies in the gap); and for each
+    layer ``*_activity``, ``*_active``, ``*_variance_of_means``, ``*_mean_variance``, ``*_kl`` and ``*_kl_se`` over its
+    dims.
 
     Raises
     ------
@@ -87,7 +92,7 @@ def active_dimensions(tree: xr.DataTree) -> xr.Dataset:
     mask, used = natural_images(tree, complete_images(tree, [*paths, "observed_data/x"], notes))
     n = int(mask.sum())
     variables: dict[str, xr.Variable] = {}
-    summary: dict[str, list[float]] = {key: [] for key in ("count", "low", "high", "gap", "clusters", "threshold")}
+    summary: dict[str, list[float]] = {key: [] for key in SUMMARY}
     totals = []
     for name in names:
         kl = selected(tree, f"posterior_moments/{name}_kl", mask)
@@ -102,27 +107,15 @@ def active_dimensions(tree: xr.DataTree) -> xr.Dataset:
             # Share of the pixel variance: a unit's own variance over images and draws, through its field.
             carried = moments["activity"] * (moments["variance_of_means"] + moments["mean_variance"])
             moments["share"] = carried / max(selected(tree, "observed_data/x", mask).var(), np.finfo(float).tiny)
-            fallback, fixed, what = moments["share"], COLLAPSED_SHARE, "it carries a share of the pixel variance"
+            active, row = _judge(name, moments["activity"], moments["share"], COLLAPSED_SHARE, notes)
         else:
             moments["activity"] = moments["variance_of_means"]
-            fallback, fixed, what = moments["activity"], ACTIVE_VARIANCE, "its posterior means have a variance"
-        split = split_clusters(moments["activity"])
-        judged, threshold = moments["activity"], split.threshold
-        if split.clusters == 1:
-            judged, threshold = fallback, fixed
-            notes.append(
-                f"{name}: one cluster only, no two (largest gap {split.gap:.2f} decades): "
-                f"a dimension counts as active where {what} above {fixed:g}"
-            )
-        active = judged > threshold
-        counts = [float((judged > threshold * 10**shift).sum()) for shift in (0.0, 0.5, -0.5)]
-        row = [*counts, split.gap, split.clusters, threshold]
-        if n < 2 and name != "z1":
-            notes.append(f"{name}: not judged, the variance of posterior means needs at least two images")
-            row = [math.nan] * len(row)
-        elif not active.any():
-            notes.append(f"{name}: no active dimension")
-        for key, value in zip(summary, row, strict=True):
+            active, row = _judge(name, moments["activity"], moments["activity"], ACTIVE_VARIANCE, notes)
+            if n < 2:
+                notes[:] = [note for note in notes if not note.startswith(f"{name}:")]
+                notes.append(f"{name}: not judged, the variance of posterior means needs at least two images")
+                row = dict.fromkeys(row, math.nan) | {"by_gap": 0.0}
+        for key, value in row.items():
             summary[key].append(value)
         variables |= {f"{name}_{key}": xr.Variable(f"{name}_dim", values) for key, values in moments.items()}
         variables[f"{name}_active"] = xr.Variable(f"{name}_dim", active)
@@ -135,9 +128,33 @@ def active_dimensions(tree: xr.DataTree) -> xr.Dataset:
     variables |= quantity("kl", ["site"], means, title="KL[q||p]", unit="nats per image", n=n, se=errors)
     share = variables["z1_share"].values
     variables["collapsed_share"] = xr.Variable((), share[~variables["z1_active"].values].sum(), {"units": "1"})
-    variables |= {key: xr.Variable("site", summary[key]) for key in ("gap", "clusters", "threshold")}
+    variables |= {key: xr.Variable("site", summary[key]) for key in ("gap", "clusters", "threshold", "by_gap")}
     dataset = result(tree, "active_dimensions", variables, {"site": names}, notes)
     return dataset.assign_attrs(images=n, image_set=used)
+
+
+def _judge(
+    name: str, activity: np.ndarray, size: np.ndarray, least: float, notes: list[str]
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Active dimensions by the gap in ``activity``, or by ``size > least`` where no gap parts something from nothing."""
+    split = split_clusters(activity)
+    judged, threshold, by_gap = activity, split.threshold, split.clusters == 2
+    if by_gap and np.median(size[activity > threshold]) <= least:
+        by_gap = False
+    if not by_gap:
+        judged, threshold = size, least
+        what = "share of the pixel variance" if name == "z1" else "variance of the posterior means"
+        found = "one cluster only" if split.clusters == 1 else "two clusters, the upper one negligible as well"
+        notes.append(
+            f"{name}: {found} (largest gap {split.gap:.2f} decades): "
+            f"a dimension counts as active where its {what} exceeds {least:g}"
+        )
+    active = judged > threshold
+    if not active.any():
+        notes.append(f"{name}: no active dimension")
+    count, low, high = (float((judged > threshold * 10**shift).sum()) for shift in (0.0, 0.5, -0.5))
+    row = (count, low, high, split.gap, split.clusters, threshold, by_gap)
+    return active, {key: float(value) for key, value in zip(SUMMARY, row, strict=True)}
 
 
 @style.styled
@@ -180,20 +197,24 @@ def _count(at: xr.Dataset, name: str) -> str:
 
 def _plot_order(axis: Axes, dataset: xr.Dataset, name: str) -> None:
     activity, active = dataset[f"{name}_activity"].values, dataset[f"{name}_active"].values
-    order = np.argsort(-activity)
-    height = np.maximum(activity[order], FLOOR * max(activity.max(), np.finfo(float).tiny))
-    rank = np.arange(1, activity.size + 1)
-    axis.set(yscale="log", ylim=(height.min() / 3, height.max() * 3))
     at = dataset.sel(site=name)
-    if at["clusters"] == 2:
-        axis.axhspan(height[active[order]].min(), height[~active[order]].max(), color=style.GREY, alpha=0.15, lw=0)
-        axis.axhline(at["threshold"].item(), color=style.GREY, lw=0.8, ls=":")
-    elif name != "z1" and np.isfinite(at["threshold"]):
-        axis.axhline(at["threshold"].item(), color=style.GREY, lw=0.8, ls=":")
+    axis.set(xlabel=f"{name} dimension, in order")
+    axis.set(ylabel="field intensity² (mean)" if name == "z1" else "variance of posterior means")
+    if np.isnan(at["count"]) or activity.max() <= 0:
+        axis.set(xticks=[], yticks=[])
+        axis.text(0.5, 0.5, "one image: not judged" if np.isnan(at["count"]) else "all zero", ha="center", va="center")
+        return
+    order = np.argsort(-activity)
+    height = np.maximum(activity[order], FLOOR * activity.max())
+    rank = np.arange(1, activity.size + 1)
+    threshold, half = at["threshold"].item(), 10 ** (at["gap"].item() / 2)
+    axis.set(yscale="log", ylim=(height.min() / 3, height.max() * 3))
+    if at["by_gap"]:
+        axis.axhspan(threshold / half, threshold * half, color=style.GREY, alpha=0.15, lw=0)
+    if at["by_gap"] or name != "z1":  # the other threshold of z1 is a share of variance, not an intensity
+        axis.axhline(threshold, color=style.GREY, lw=0.8, ls=":")
     for chosen, colour in ((active[order], style.BLUE), (~active[order], style.ORANGE)):
         axis.plot(rank[chosen], height[chosen], "o", ms=2.5, mec="none", color=colour)
-    quantity_name = "field intensity² (mean)" if name == "z1" else "variance of posterior means"
-    axis.set(xlabel=f"{name} dimension, in order", ylabel=quantity_name)
 
 
 def _plot_moments(axis: Axes, dataset: xr.Dataset, name: str) -> None:
@@ -202,7 +223,9 @@ def _plot_moments(axis: Axes, dataset: xr.Dataset, name: str) -> None:
         axis.axline((0.0, 1.0), (1.0, 0.0), color=style.GREY, lw=0.8, ls="--", zorder=0)
     x, y = dataset[f"{name}_mean_variance"].values, dataset[f"{name}_variance_of_means"].values
     for chosen, colour, text in ((active, style.BLUE, "active"), (~active, style.ORANGE, "collapsed")):
-        axis.plot(x[chosen], y[chosen], "o", ms=2.5, mec="none", color=colour, alpha=0.7, label=text, clip_on=False)
+        axis.plot(x[chosen], y[chosen], "o", ms=2.5, mec="none", color=colour, alpha=0.7, label=text)
     axis.set(xlabel=f"mean posterior variance of {name}", ylabel="variance of posterior means")
-    axis.set(xlim=(0, 1.05 * max(1.0, x.max())), ylim=(0, 1.05 * max(1.0, y.max())))
+    for span, values in ((axis.set_xlim, x), (axis.set_ylim, y)):
+        top = max(1.0, values.max())
+        span(-0.03 * top, 1.05 * top)
     axis.legend(handletextpad=0.1)

@@ -33,6 +33,7 @@ def projective_fields(tree: xr.DataTree) -> xr.Dataset:
     activity = active_dimensions(tree)
     variables: dict[str, xr.Variable] = {}
     medians, bounds, counts = [], [], []
+    notes: list[str] = []
     for name in names:
         fields = (
             finite_array(tree, "constant_data/A").T
@@ -43,6 +44,8 @@ def projective_fields(tree: xr.DataTree) -> xr.Dataset:
         squares = fields**2
         quartic = (squares**2).sum(1)
         area = np.divide(squares.sum(1) ** 2, quartic, out=np.full(len(fields), np.nan), where=quartic > 0)
+        if not active.any():
+            notes.append(f"{name}: no active dimension; all fields are shown")
         median, interval = median_and_interval(area[active & np.isfinite(area)])
         medians.append(median)
         bounds.append(interval)
@@ -57,7 +60,7 @@ def projective_fields(tree: xr.DataTree) -> xr.Dataset:
     variables |= quantity(
         "area", ["site"], medians, title="median area of projective fields", unit="pixels", n=counts, interval=bounds
     )
-    return result(tree, "projective_fields", variables, {"site": names}, activity.attrs["notes"].splitlines())
+    return result(tree, "projective_fields", variables, {"site": names}, notes)
 
 
 def median_and_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
@@ -75,7 +78,7 @@ def median_and_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]
 def plot_projective_fields(dataset: xr.Dataset) -> style.Picture:
     """Active fields of each layer (all of them where none is active), strongest first, each scaled to its own magnitude."""
     names = [str(name) for name in dataset["site"].values]
-    figure = style.figure(style.FULL, 3.9)
+    figure = style.figure(style.FULL, min(4.2, style.FULL / len(names) + 0.35))
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     parts = []
     for axis, name in zip(axes, names, strict=True):
@@ -85,7 +88,9 @@ def plot_projective_fields(dataset: xr.Dataset) -> style.Picture:
         columns = int(np.ceil(np.sqrt(order.size)))
         style.show(axis, style.mosaic(dataset[f"{name}_field"].values[order], columns), name)
         parts.append(
-            f"n = {order.size} of {int(active.sum())} active {name} dimensions" if active.any() else f"{name}, none active"
+            f"n = {order.size} of {int(active.sum())} active {name} dimensions"
+            if active.any()
+            else f"{name}, none active"
         )
     style.letters(axes)
     caption = (

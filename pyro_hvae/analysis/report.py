@@ -124,7 +124,10 @@ def formatted(entry: dict[str, Any]) -> str:
     se, bounds = entry.get("se"), entry.get("interval") or [None, None]
     known = None not in bounds
     width = se if se is not None else (bounds[1] - bounds[0]) / 2 if known else None
-    digits = max(0, 1 - int(np.floor(np.log10(width)))) if width else 0 if float(value).is_integer() else 3
+    whole = all(isinstance(number, int) for number in (value, *bounds, se) if number is not None)
+    digits = (
+        0 if whole else max(0, 1 - int(np.floor(np.log10(width)))) if width else 0 if float(value).is_integer() else 3
+    )
 
     def show(number: float) -> str:
         return f"{number:.{min(digits, 8)}f}".replace("-", "\u2212")

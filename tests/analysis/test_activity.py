@@ -108,6 +108,20 @@ def test_all_active_and_all_collapsed_are_told_apart_and_said(plant, edit):
     assert plot_active_dimensions(found).caption.startswith("Active dimensions: z1 0 of 112 (one cluster)")
 
 
+def test_two_clusters_of_nothing_are_not_active(planted, edit):
+    """Scaled down by 1e-7 the map keeps its gap, but nothing it draws can be seen."""
+
+    def fade(tree: xr.DataTree) -> None:
+        tree["constant_data"]["A"] = 1e-7 * tree["constant_data"]["A"]
+
+    with open_posterior(edit(planted.path, fade)) as tree:
+        found = active_dimensions(tree)
+    assert found["count"].sel(site="z1") == 0
+    assert found["clusters"].sel(site="z1") == 2
+    assert "z1: two clusters, the upper one negligible as well" in found.attrs["notes"]
+    assert plot_active_dimensions(found).figure
+
+
 def test_one_image_leaves_deeper_layers_unjudged(plant):
     with open_posterior(plant(natural=1, train=0, test=0).path) as tree:
         found = active_dimensions(tree)
@@ -117,6 +131,7 @@ def test_one_image_leaves_deeper_layers_unjudged(plant):
     assert entries["count[z2]"]["interval"] == [None, None]
     assert entries["kl[z1]"]["se"] is None
     assert "at least two images" in found.attrs["notes"]
+    assert "cluster" not in found.attrs["notes"]
     assert "z2 not judged" in plot_active_dimensions(found).caption
 
 

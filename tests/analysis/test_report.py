@@ -86,7 +86,7 @@ def test_several_files_stand_side_by_side(plant, tmp_path):
     (tmp_path / "b").mkdir()
     first, second = (
         plant("a/posterior.nc"),
-        plant("b/posterior.nc", z2_active=4, z2_collapsed=4, seed=5, train=30, test=30),
+        plant("b/posterior.zarr", z2_active=4, z2_collapsed=4, seed=5, train=30, test=30),
     )
     page = analyse([first.path, second.path], tmp_path / "out")
     rows = {row["title"]: row for row in comparison(strict(tmp_path / "out" / "results.json"))}
@@ -198,6 +198,7 @@ def test_labels_of_files_are_short_and_distinct():
         ({"value": -428.912, "se": 0.3349}, "−428.91 ± 0.33"),
         ({"value": 0.5156, "interval": [0.4911, 0.5401]}, "0.516 [0.491, 0.540]"),
         ({"value": 314, "interval": [314, 314]}, "314 [314, 314]"),
+        ({"value": 5, "interval": [4, 6]}, "5 [4, 6]"),
         ({"value": 0.25, "se": None}, "0.250 (no interval)"),
         ({"value": None, "interval": [None, None]}, "not available"),
         ({"value": 12345.6, "se": 210.0}, "12346 ± 210"),
