@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -195,7 +196,8 @@ def _directory(
     if resume:
         directory = RunDirectory.open(out)
         if directory.fingerprint != fingerprint(described):
-            found = differences({k: described[k] for k in RECORDED}, {k: directory.config[k] for k in RECORDED})
+            ours = json.loads(json.dumps({key: described[key] for key in RECORDED}))  # as the run's went through JSON
+            found = differences(ours, {key: directory.config[key] for key in RECORDED})
             found = [line for line in found if not line.startswith("fit.steps")]
             raise HVAEError(
                 f"{out} cannot be resumed: it was begun with another configuration ({'; '.join(found[:5])})"

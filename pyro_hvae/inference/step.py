@@ -114,5 +114,6 @@ class TrainingStep:
         self._sums.zero_()
         self._counters.zero_()
         self._count = 0
-        return Metrics(dict(zip(self.names, means, strict=True)), clipped, skipped, None if first_bad < 0 else first_bad, bad)
-
+        return Metrics(
+            dict(zip(self.names, means, strict=True)), clipped, skipped, None if first_bad < 0 else first_bad, bad
+        )
