@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-import arviz as az
 import numpy as np
 import torch
 import xarray as xr
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.inference.ais import PILOT_SHARE, Annealing, sigmoid_schedule
 from pyro_hvae.inference.chains import seeded
+from pyro_hvae.inference.diagnostics import effective_sample_size, pareto_k
 from pyro_hvae.inference.hmc import check_counts
 from pyro_hvae.inference.joint import Joint, simulate
 from pyro_hvae.inference.traces import log_weights
@@ -36,8 +36,8 @@ def evidence_importance_sampling(
     :param num_particles: K.
     :param chunk: pairs of particle and image evaluated at a time; by default as many as take about 256 MiB.
     :returns: ``log_evidence``, ``standard_error``, ``ess`` (Kish, of K), ``pareto_k`` (ArviZ), all ``(image)``, nats.
-        ``pareto_k`` above 0.7 says that the guide is too narrow for the numbers to be believed; it is infinite where K is
-        too small to fit a tail (below about 25).
+        ``pareto_k`` above 0.7 says that the guide is too narrow for the numbers to be believed; it is NaN where K is too
+        small (25) to fit a tail, or the weights do not vary.
     """
     check_counts(num_particles=num_particles, **({} if chunk is None else {"chunk": chunk}))
     if num_particles < 2:
@@ -52,8 +52,7 @@ def evidence_importance_sampling(
                 for count in _counts(num_particles, max(1, rows // len(images)))
             ]
             log_w = torch.cat(weights).numpy()
-            _, k_hat = az.psislw(log_w.T.copy())
-            parts.append(_summary(log_w).assign(pareto_k=("image", np.atleast_1d(k_hat))))
+            parts.append(_summary(log_w).assign(pareto_k=("image", pareto_k(log_w))))
     return _joined(parts, dict(estimator="importance sampling", num_particles=num_particles, seed=str(seed)))
 
 
@@ -170,8 +169,7 @@ def _summary(log_w: np.ndarray) -> xr.Dataset:
     w = np.exp(log_w - shift)
     mean = w.mean(0)
     error = w.std(0, ddof=1) / (mean * math.sqrt(count)) if count > 1 else np.full_like(mean, np.nan)
-    ess = w.sum(0) ** 2 / np.square(w).sum(0)
-    values = {"log_evidence": shift + np.log(mean), "standard_error": error, "ess": ess}
+    values = {"log_evidence": shift + np.log(mean), "standard_error": error, "ess": effective_sample_size(log_w)}
     return xr.Dataset({name: ("image", value) for name, value in values.items()})
 
 
