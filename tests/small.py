@@ -17,9 +17,7 @@ def small_pair(guide: str = "top_down", seed: int = 0, **model_options: object) 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         guides = {
-            "top_down": lambda: TopDownGuide(
-                **sizes, hidden_x=((8,), (5,)), hidden_z=((5,),), hidden_joint=((8,),)
-            ),
+            "top_down": lambda: TopDownGuide(**sizes, hidden_x=((8,), (5,)), hidden_z=((5,),), hidden_joint=((8,),)),
             "bottom_up": lambda: BottomUpGuide(**sizes, hidden=((8,), (5,))),
             "mean_field": lambda: MeanFieldGuide(**sizes, hidden=((8,), (5,))),
         }

@@ -268,7 +268,9 @@ def test_damaged_checkpoints_are_named_with_the_one_to_go_back_to(tmp_path, dama
     fit(small_pair(), small_data(), **QUICK, out=tmp_path / "run")
     last = RunDirectory.open(tmp_path / "run").checkpoints()[-1]
     content = last.read_bytes()
-    last.write_bytes({"truncate": content[: len(content) // 2], "garble": b"\x80\x04" + content[2:], "empty": b""}[damage])
+    last.write_bytes(
+        {"truncate": content[: len(content) // 2], "garble": b"\x80\x04" + content[2:], "empty": b""}[damage]
+    )
     with pytest.raises(HVAEError, match=r"step-00000040.safetensors: damaged.*delete it to go on from step-00000030"):
         load(tmp_path / "run", vae=small_pair())
 
@@ -309,7 +311,10 @@ def test_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(HVAEError, match="step-00000030.*No space left.*unchanged"):
         fit(small_pair(), small_data(), **QUICK, out=out)
     monkeypatch.undo()
-    assert [p.name for p in RunDirectory.open(out).checkpoints()] == ["step-00000010.safetensors", "step-00000020.safetensors"]
+    assert [p.name for p in RunDirectory.open(out).checkpoints()] == [
+        "step-00000010.safetensors",
+        "step-00000020.safetensors",
+    ]
     assert not list(out.rglob("*.partial"))
     whole = small_pair()
     fit(whole, small_data(), **QUICK)
@@ -373,7 +378,8 @@ def last_checkpoint(out):
 
 @pytest.mark.parametrize(
     ("how", "at"),
-    [("SIGKILL", int(at)) for at in np.random.default_rng(3).integers(8, 40, 3)] + [("SIGKILL-write", 3), ("SIGTERM", 17)],
+    [("SIGKILL", int(at)) for at in np.random.default_rng(3).integers(8, 40, 3)]
+    + [("SIGKILL-write", 3), ("SIGTERM", 17)],
 )
 def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path, never_killed, how, at):
     out = tmp_path / "run"
@@ -390,7 +396,12 @@ def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path, never_killed, how
     assert not different
     if how != "SIGTERM":  # which adds a row where it stopped
         drop = ["seconds"]
-        assert RunDirectory.open(out).history().drop_vars(drop).identical(RunDirectory.open(never_killed).history().drop_vars(drop))
+        assert (
+            RunDirectory.open(out)
+            .history()
+            .drop_vars(drop)
+            .identical(RunDirectory.open(never_killed).history().drop_vars(drop))
+        )
 
 
 def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(tmp_path):
@@ -424,7 +435,11 @@ def test_resume_from_the_record_alone(tmp_path):
 
 
 def test_checkpoint_reads_what_it_wrote(tmp_path):
-    tensors = {"vae.a": torch.arange(6.0).reshape(2, 3).T, "rng.cpu": torch.get_rng_state(), "optimizer.a.step": torch.tensor(3.0)}
+    tensors = {
+        "vae.a": torch.arange(6.0).reshape(2, 3).T,
+        "rng.cpu": torch.get_rng_state(),
+        "optimizer.a.step": torch.tensor(3.0),
+    }
     path = tmp_path / "step-00000007.safetensors"
     path.write_bytes(Checkpoint(7, tensors, "abc").bytes())
     again = Checkpoint.read(path)

@@ -80,7 +80,9 @@ def test_conditional_moments_agree_with_counting_draws():
 
 @pytest.mark.parametrize("guide", ["bottom_up", "mean_field"])
 def test_z1_that_is_inferred_from_the_image_alone_owes_nothing_to_z2(guide):
-    moments = export_posterior(small_pair(guide), small_data().test.isel(image=slice(4)), units=range(6))["posterior_moments"]
+    moments = export_posterior(small_pair(guide), small_data().test.isel(image=slice(4)), units=range(6))[
+        "posterior_moments"
+    ]
     assert float(moments["z1_variance_from_z2"].max()) == 0
     np.testing.assert_allclose(moments["z1_correlation"], np.broadcast_to(np.eye(6), (4, 6, 6)), atol=1e-6)
 
@@ -126,7 +128,9 @@ def test_resampled_draws_follow_the_exact_posterior():
     resampled = export_posterior(vae, x, draws=3000, resample=200)
 
     def p_values(tree):
-        return [stats.kstest(tree["posterior"]["z1"].values[0, :, 0, j], "norm", (exact[j], sd)).pvalue for j in range(6)]
+        return [
+            stats.kstest(tree["posterior"]["z1"].values[0, :, 0, j], "norm", (exact[j], sd)).pvalue for j in range(6)
+        ]
 
     assert max(p_values(raw)) < 1e-6
     assert min(p_values(resampled)) > 1e-3
@@ -157,7 +161,9 @@ def test_k_hat_equals_arviz_on_the_same_weights():
     np.testing.assert_allclose(pareto_k(log_w), expected, rtol=1e-10)
     assert np.isnan(pareto_k(np.zeros((100, 2)))).all() and np.isnan(pareto_k(rng.standard_normal((10, 2)))).all()
     uniform, single = np.zeros((50, 1)), np.array([[0.0], [800.0]])
-    assert effective_sample_size(uniform)[0] == pytest.approx(50) and effective_sample_size(single)[0] == pytest.approx(1)
+    assert effective_sample_size(uniform)[0] == pytest.approx(50) and effective_sample_size(single)[0] == pytest.approx(
+        1
+    )
 
 
 def test_projective_fields_are_the_columns_of_A_and_traversals_above():
@@ -180,7 +186,9 @@ def test_chunked_files_hold_what_one_chunk_holds(tmp_path, monkeypatch, name):
     with export_posterior(vae, data.test, moment_draws=8, path=tmp_path / name) as tree:
         assert tree["posterior_moments"].sizes["image"] == 60
         for variable in ("z2_mean", "z2_variance", "z2_kl"):
-            np.testing.assert_allclose(tree["posterior_moments"][variable], whole["posterior_moments"][variable], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(
+                tree["posterior_moments"][variable], whole["posterior_moments"][variable], rtol=1e-4, atol=1e-6
+            )
         np.testing.assert_array_equal(tree["observed_data"]["x"], data.test["x"])
         assert tree["constant_data"]["source"].values[17] == "made"
 

@@ -1,0 +1,127 @@
+"""The command line: the whole path on embedded photographs, and the errors a user gets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pyro_hvae.cli import main
+from pyro_hvae.files import open_posterior
+from pyro_hvae.inference.runs import RunDirectory
+
+TINY = ["--train-patches", "400", "--test-patches", "60", "--batch", "50", "--log-every", "5", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    arguments = ["train", "TDVAE20", *TINY, "--steps", "12", "--dim-z2", "5", "--start", "linear_regime", "--beta",
+                 "z2=0:0.1,6:1", "--learning-rate", "1e-3", "--checkpoint-every", "5", "--out", str(out)]  # fmt: skip
+    assert main(arguments) == 0
+    return out
+
+
+def test_train_export_analyse(trained, tmp_path, capsys):
+    history = RunDirectory.open(trained).history()
+    assert int(history.step[-1]) == 12 and np.isfinite(history.test_elbo).all()
+    posterior = tmp_path / "posterior.nc"
+    assert main(["export", str(trained), "--out", str(posterior), "--limit", "40", "--texture-patches", "90",
+                 "--moment-draws", "4", "--draws", "30", "--units", "0", "5", "--device", "cpu"]) == 0  # fmt: skip
+    with open_posterior(posterior) as tree:
+        families, counts = np.unique(tree["constant_data"]["family"].values.astype(str), return_counts=True)
+        assert dict(zip(families, counts.tolist(), strict=True)) == {"": 40, "brick": 30, "grass": 30, "gravel": 30}
+        assert json.loads(tree.attrs["configuration"])["training"]["fit"]["steps"] == 12
+    assert main(["analyse", str(posterior), "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "data:image/png;base64" in page and "TDVAE20" in page
+    assert "next: pyro-hvae analyse" in capsys.readouterr().out
+
+
+def test_swapped_guide_is_trained_on_the_very_same_model(trained, tmp_path):
+    out = tmp_path / "swapped"
+    assert main(["train", "TDVAE20", *TINY, "--guide", "bottom_up", "--dim-z2", "5", "--from", str(trained), "--train", "guide",
+                 "--steps", "4", "--out", str(out)]) == 0  # fmt: skip
+    ours, theirs = RunDirectory.open(out).latest().tensors, RunDirectory.open(trained).latest().tensors
+    model = [name for name in theirs if name.startswith("vae.model.")]
+    assert model and all((ours[name] == theirs[name]).all() for name in model)
+
+
+def test_importance_weighted_training_from_the_command_line(tmp_path):
+    for arguments in (
+        ["TD-IWAE20-k4"],
+        ["LinearVAE20", "--objective", "importance_weighted", "--particles", "3", "--gradient", "dreg"],
+    ):
+        assert main(["train", *arguments, *TINY, "--steps", "2", "--out", str(tmp_path / arguments[0])]) == 0
+    assert RunDirectory.open(tmp_path / "LinearVAE20").config["objective"]["num_particles"] == 3
+
+
+def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "pyro_hvae", "train", "LinearVAE20", *TINY, "--steps", "100000", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not (out / "heldout.nc").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped by SIGINT" in printed and f"--resume --out {out}" in printed
+    step = RunDirectory.open(out).latest().step
+    assert main(["train", "--resume", "--out", str(out), "--steps", str(step + 2), "--device", "cpu"]) == 0
+    assert RunDirectory.open(out).latest().step == step + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "TDVEA20", "--out", "{tmp}/r"], "did you mean 'TDVAE20'"),
+        (["train", "TDVAE20", "--guide", "topdown", "--out", "{tmp}/r"], "did you mean 'top_down'"),
+        (["train", "TDVAE20", "--gradient", "dregs", "--out", "{tmp}/r"], "did you mean 'dreg'"),
+        (["train", "TDVAE20", "--objective", "iwelbo", "--out", "{tmp}/r"], "unknown objective 'iwelbo'"),
+        (["train", "TDVAE20", "--start", "linear", "--out", "{tmp}/r"], "did you mean 'linear_regime'"),
+        (["train", "TDVAE20", "--beta", "z2:1", "--out", "{tmp}/r"], "expected SITE=SCHEDULE"),
+        (["train", "LinearVAE20", "--dim-z2", "5", "--out", "{tmp}/r"], "no layer z2"),
+        (["train", "TDVAE20", "--images", "{tmp}/nowhere", "--out", "{tmp}/r"], "nowhere"),
+        (["train", "TDVAE20", "--images", "{tmp}/tiny.png", "--out", "{tmp}/r"], "tiny.png"),
+        (["train", "TDVAE20", "--images", "{tmp}/broken.png", "--out", "{tmp}/r"], "broken.png"),
+        (
+            ["train", "TDVAE20", "--patches", "{tmp}/broken.png", "--contrast", "none", "--out", "{tmp}/r"],
+            "cut already",
+        ),
+        (["train", "TDVAE20", *TINY, "--steps", "2", "--out", "{trained}"], "exists; use overwrite=True (--overwrite)"),
+        (["train", "--out", "{tmp}/r"], "give a preset"),
+        (["train", "--resume", "--out", "{tmp}/r"], "not a run directory"),
+        (["train", "--resume", "--batch", "7", "--out", "{trained}"], "--batch cannot change"),
+        (["export", "{tmp}", "--out", "{tmp}/p.nc"], "not a run directory"),
+        (["export", "{trained}", "--out", "{tmp}/missing/p.nc"], "no directory"),
+        (["export", "{trained}", "--out", "{tmp}/taken.nc"], "exists"),
+        (["analyse", "{tmp}/taken.nc", "--out", "{tmp}/report"], "taken.nc"),
+        (["analyse", "{tmp}/none.nc", "--out", "{tmp}/report"], "no posterior file"),
+        (["demo", "--out", "{tmp}"], "exists; use --overwrite"),
+        (["demo", "--out", "{tmp}", "--overwrite"], "does not hold an earlier demo"),
+    ],
+)
+def test_errors_say_what_to_do_and_lose_nothing(trained, tmp_path, capsys, arguments, says):
+    import imageio.v3 as iio
+
+    iio.imwrite(tmp_path / "tiny.png", np.arange(64, dtype=np.uint8).reshape(8, 8))
+    (tmp_path / "broken.png").write_bytes((tmp_path / "tiny.png").read_bytes()[:40])
+    (tmp_path / "taken.nc").write_bytes(b"mine")
+    code = main([a.format(tmp=tmp_path, trained=trained) for a in arguments])
+    printed = capsys.readouterr().err
+    assert code == 2 and says in printed and printed.startswith("pyro-hvae: ") and "Traceback" not in printed
+    assert (tmp_path / "taken.nc").read_bytes() == b"mine" and not (tmp_path / "r").exists()
+    assert RunDirectory.open(trained).latest().step == 12
+
+
+def test_presets_prints_every_published_system(capsys):
+    from pyro_hvae.programs import PRESETS
+
+    assert main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in PRESETS)
