@@ -120,6 +120,11 @@ def decode_family(
     train_variance = size / max(smallest - size, 1) * accuracy.var(1, ddof=1)
     half = Z95 * np.sqrt(test_variance + train_variance)
     mean = accuracy.mean(1)
+    if "norm" in features:
+        contrast = features.index("norm")
+        for f, name in enumerate(features):
+            if name.startswith("z") and name != "z1_mean" and mean[f] - half[f] <= mean[contrast] + half[contrast]:
+                notes.append(f"{name} does not beat the patch norm: what it tells of texture may be contrast alone")
     variables = quantity(
         "accuracy", ["feature"], mean, title="texture family decoded from", unit="fraction correct", n=len(test),
         interval=np.stack([(mean - half).clip(0, 1), (mean + half).clip(0, 1)], -1),

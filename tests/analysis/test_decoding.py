@@ -30,6 +30,7 @@ def test_decodable_z2_reaches_the_bayes_accuracy_and_undecodable_z1_stays_at_cha
     assert found.attrs["chance"] == pytest.approx(chance)
     assert found.attrs["test_images"] == 750
     assert found.attrs["train_images"] == 600
+    assert found.attrs["notes"] == ""
     np.testing.assert_allclose(found["confusion"].sum("decoded"), 1)
     np.testing.assert_allclose(np.trace(found["confusion"].sel(feature="z2_mean")) / 3, at(found, "z2_mean")[0])
 
@@ -39,6 +40,7 @@ def test_families_that_differ_in_contrast_only_are_told_by_the_norm(plant):
         found = decode_family(tree, ("pixels", "norm", "z2_mean"))
     assert at(found, "norm")[0] > 0.95
     assert at(found, "pixels")[0] < 0.6
+    assert found.attrs["notes"].startswith("z2_mean does not beat the patch norm")
     assert at(found, "z2_mean")[1] < 1 / 3 < at(found, "z2_mean")[2]
 
 
