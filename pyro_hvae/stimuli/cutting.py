@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.intensity import IntensityMap
 from pyro_hvae.stimuli.sources import Photograph
+
+Alteration = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +68,21 @@ def halves(photograph: Photograph, shape: tuple[int, int], size: int, test_fract
 
 
 def cut(
-    regions: Sequence[Region], counts: Sequence[int], size: int, intensity: IntensityMap, rng: np.random.Generator
+    regions: Sequence[Region],
+    counts: Sequence[int],
+    size: int,
+    intensity: IntensityMap,
+    rng: np.random.Generator,
+    alter: Alteration | None = None,
+    centre: bool = False,
 ) -> Cut:
     """Cut `counts[i]` different patches at random positions of `regions[i]`, in random order over all regions.
 
-    Each region's luminance is matched by `intensity`, with the region's own median as its exposure. One photograph is
-    in memory at a time.
+    Each region's luminance is matched by `intensity`, with the region's own median as its exposure; where `centre`, its
+    mean is subtracted, and where `alter` is given, it is altered (with a stream of its own: positions stay the same).
+    One photograph is in memory at a time.
     """
+    streams = rng.spawn(len(regions)) if alter else []
     total = int(sum(counts))
     order = rng.permutation(total)
     x = np.empty((total, size * size), np.float32)
@@ -81,7 +91,12 @@ def cut(
     for i, (region, count) in enumerate(zip(regions, counts, strict=True)):
         slots = order[start : start + count]
         start += count
-        windows = sliding_window_view(intensity(region.luminance(size)), (size, size))
+        matched = intensity(region.luminance(size))
+        if centre:
+            matched -= matched.mean()
+        if alter:
+            matched = alter(matched, streams[i])
+        windows = sliding_window_view(matched, (size, size))
         r, c = np.divmod(rng.choice(region.positions(size), count, replace=False), windows.shape[1])
         x[slots] = windows[r, c].reshape(count, -1)
         index[slots], row[slots], column[slots] = i, r + region.top, c + region.left

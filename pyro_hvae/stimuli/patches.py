@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyro_hvae._stores import NetCDFStore
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.whitening import Whitening
 
@@ -52,8 +56,9 @@ def patch_dataset(
 def concatenate(*datasets: xr.Dataset) -> xr.Dataset:
     """Join patch datasets along `image`.
 
-    A missing text label becomes `""`, a missing position -1, and a missing mask True (every pixel shown). Raises
-    `HVAEError` where patch sizes differ or a dataset has no `x (image, pixel)`.
+    A missing text label becomes `""`, a missing position -1, any other missing label (the orientation of a photograph)
+    NaN, and a missing mask True (every pixel shown). Raises `HVAEError` where patch sizes differ or a dataset has no
+    `x (image, pixel)`.
     """
     if not datasets:
         raise HVAEError("concatenate needs at least one dataset.")
@@ -64,16 +69,23 @@ def concatenate(*datasets: xr.Dataset) -> xr.Dataset:
     if len(set(pixels)) > 1:
         raise HVAEError(f"patches of {pixels} pixels cannot be joined; they must have one size.")
     masked = any("mask" in dataset for dataset in datasets)
-    labels: dict[str, Any] = {
-        name: np.concatenate(
-            [d[name].values if name in d.coords else np.full(d.sizes["image"], missing) for d in datasets]
-        )
-        for name, missing in _LABELS.items()
-    }
+    names = dict.fromkeys([*_LABELS, *(str(n) for d in datasets for n, c in d.coords.items() if c.dims == ("image",))])
+    labels = {name: np.concatenate([_label(d, name, datasets) for d in datasets]) for name in names}
     mask = None
     if masked:
         mask = np.concatenate([d["mask"].values if "mask" in d else np.ones(d["x"].shape, bool) for d in datasets])
-    return patch_dataset(np.concatenate([d["x"].values for d in datasets]), mask=mask, **labels)
+    contract: dict[str, Any] = {name: labels.pop(name) for name in _LABELS}
+    joined = patch_dataset(np.concatenate([d["x"].values for d in datasets]), mask=mask, **contract)
+    return joined.assign_coords({name: ("image", values) for name, values in labels.items()})
+
+
+def _label(dataset: xr.Dataset, name: str, datasets: tuple[xr.Dataset, ...]) -> np.ndarray:
+    """One label of a dataset, or what stands for it where only other ones have it."""
+    if name in dataset.coords:
+        return dataset[name].values
+    known = next((d[name].values for d in datasets if name in d.coords), None)
+    text = known is not None and known.dtype.kind in "UO"
+    return np.full(dataset.sizes["image"], _LABELS.get(name, "" if text else np.nan))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +95,7 @@ class PatchData:
     `train`, `test`: datasets with `x (image, pixel)` float32 and the coordinates `source`, `row`, `column`, `family`,
     `split` on `image` (`docs/architecture.md`). `transform` is None for patches that arrived already preprocessed.
     `size` is the side in pixels; `provenance` holds JSON values: sources with their sha256 digests, options, seed.
+    `channels` is 1 for grey patches and 2 for optic flow, whose pixels are flattened in the order (channel, y, x).
     """
 
     train: xr.Dataset
@@ -90,15 +103,17 @@ class PatchData:
     transform: Whitening | None
     size: int
     provenance: dict[str, Any] = field(default_factory=dict)
+    channels: int = 1
 
     def __post_init__(self) -> None:
         for name, dataset in (("train", self.train), ("test", self.test)):
             if "x" not in dataset or dataset["x"].dims != ("image", "pixel"):
                 raise HVAEError(f"the {name} set has no x (image, pixel); found {dict(dataset.sizes)}.")
-            if dataset.sizes["pixel"] != self.size**2:
+            if dataset.sizes["pixel"] != self.channels * self.size**2:
+                means = f"size={self.size}" + (f" with {self.channels} channels" if self.channels > 1 else "")
                 raise HVAEError(
-                    f"the {name} set has patches of {dataset.sizes['pixel']} pixels, and size={self.size} "
-                    f"means {self.size**2}."
+                    f"the {name} set has patches of {dataset.sizes['pixel']} pixels, and {means} "
+                    f"means {self.channels * self.size**2}."
                 )
         if self.transform is not None and self.transform.size != self.size:
             raise HVAEError(f"the transform is for {self.transform.size}-pixel patches, and these have {self.size}.")
@@ -108,30 +123,46 @@ class PatchData:
 
         Raises `HVAEError` where `path` exists and `overwrite` is False, or where the disk does not take it.
         """
-        path = Path(path)
-        if path.exists() and not overwrite:
-            raise HVAEError(f"{path} exists; give another path, or overwrite=True.")
-        attributes = {
+        # Chunk sizes of a file read before need not fit what was selected from it.
+        sets = {"/train": self.train.drop_encoding(), "/test": self.test.drop_encoding()}
+        groups = {"/": xr.Dataset(attrs=self._attributes()), **sets}
+        if self.transform is not None:
+            groups["/transform"] = self.transform.to_dataset()
+        with replacing(path, overwrite=overwrite) as partial:
+            xr.DataTree.from_dict(groups).to_netcdf(partial, engine="netcdf4")
+        return Path(path)
+
+    def write(
+        self,
+        path: str | os.PathLike,
+        chunks: Mapping[str, Iterable[xr.Dataset]],
+        *,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the file of `save` with the patches of `chunks` behind these `train` and `test`, one chunk in memory.
+
+        `chunks` maps `"train"` and `"test"` to datasets of the same variables. Raises as `save` does.
+        """
+        with replacing(path, overwrite=overwrite) as partial:
+            store = NetCDFStore(partial, self._attributes(), compression=0)
+            try:
+                for name, start in (("train", self.train), ("test", self.test)):
+                    for chunk in itertools.chain([start], chunks.get(name, ())):
+                        store.append(name, chunk)
+                if self.transform is not None:
+                    store.write("transform", self.transform.to_dataset())
+            finally:
+                store.close()
+        return Path(path)
+
+    def _attributes(self) -> dict[str, Any]:
+        return {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
             "size": self.size,
+            "channels": self.channels,
             "provenance": json.dumps(self.provenance),
         }
-        groups = {"/": xr.Dataset(attrs=attributes), "/train": self.train, "/test": self.test}
-        if self.transform is not None:
-            groups["/transform"] = self.transform.to_dataset()
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            xr.DataTree.from_dict(groups).to_netcdf(partial, engine="netcdf4")
-            with open(partial, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except (OSError, RuntimeError) as error:  # netCDF reports a full disk as RuntimeError
-            raise HVAEError(f"{path} could not be written ({error}); nothing was changed.") from error
-        finally:
-            partial.unlink(missing_ok=True)
-        return path
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> PatchData:
@@ -158,15 +189,37 @@ class PatchData:
             raise HVAEError(f"{path}: damaged, it lacks {', '.join(missing) or 'size or provenance'}.")
         transform = Whitening.from_dataset(groups["transform"]) if "transform" in groups else None
         provenance = json.loads(attributes["provenance"])
-        return cls(
-            _as_written(groups["train"]), _as_written(groups["test"]), transform, int(attributes["size"]), provenance
-        )
+        train, test = _as_written(groups["train"]), _as_written(groups["test"])
+        channels = int(attributes.get("channels", 1))
+        return cls(train, test, transform, int(attributes["size"]), provenance, channels)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, *, overwrite: bool) -> Iterator[Path]:
+    """A path to write to that becomes `path`, complete and on disk, when the block ends without an error.
+
+    Raises `HVAEError` where `path` exists and `overwrite` is False, or where the disk does not take it.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise HVAEError(f"{path} exists; give another path, or overwrite=True.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # netCDF reports a full disk as RuntimeError
+        raise HVAEError(f"{path} could not be written ({error}); nothing was changed.") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _as_written(dataset: xr.Dataset) -> xr.Dataset:
     """Undo what netCDF does to types: strings come back as objects, booleans as bytes."""
-    names = [name for name in ("source", "family", "split") if name in dataset.coords]
-    dataset = dataset.assign_coords({name: ("image", dataset[name].values.astype(str)) for name in names})
+    texts = {str(n): c for n, c in dataset.coords.items() if c.dims == ("image",) and c.dtype.kind == "O"}
+    dataset = dataset.assign_coords({name: ("image", text.values.astype(str)) for name, text in texts.items()})
     return dataset.assign(mask=dataset["mask"].astype(bool)) if "mask" in dataset else dataset
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.stimuli.cutting import Region, cut, halves
+from pyro_hvae.stimuli.controls import control as named_control
+from pyro_hvae.stimuli.cutting import Alteration, Region, cut, halves
 from pyro_hvae.stimuli.natural import describe
 from pyro_hvae.stimuli.patches import PatchData, patch_dataset
 from pyro_hvae.stimuli.seeds import train_and_test_generators
@@ -27,19 +28,31 @@ def texture_patches(
     gamma: str = "auto",
     downsample: int | None = None,
     test_fraction: float = 1 / 3,
+    centre: bool = True,
+    control: str = "none",
 ) -> PatchData:
     """Labelled patches of texture photographs, one family each, passed unchanged through `transform`.
 
     `source`: `"embedded"` (brick, grass, gravel of scikit-image) or a folder of image files, whose names are the
     families. `train` and `test` are totals, shared equally: rounded down to a multiple of the number of families. Each
     photograph is cut into a training and a test region across its longer side, sharing no pixel (`test_fraction` is the
-    latter's part). `gamma` and `downsample` as in `natural_patches`. Exposure, where the transform divides by it, is
-    the median of the region. Raises `HVAEError` for a transform of another size, and for photographs that are unfit.
+    latter's part). `gamma` and `downsample` as in `natural_patches`. Exposure, where the transform divides by it, is the
+    median of the region.
+
+    centre
+        Subtract the mean of the matched intensity of each region: a scene at another exposure is no other texture, and
+        a classifier on pixels would tell families by it.
+    control
+        Replace every region by noise that keeps its `"spectrum"`, its `"histogram"`, or `"spectrum_and_histogram"`
+        (`controls.py`), with patches at the same places; `"none"` leaves it.
+
+    Raises `HVAEError` for a transform of another size, and for photographs that are unfit.
     """
     if transform.size != size:
         raise HVAEError(f"size is {size}, and the transform is for {transform.size}-pixel patches; they must agree.")
     if not 0 < test_fraction < 1:
         raise HVAEError(f"test_fraction is {test_fraction}; expected a number between 0 and 1.")
+    alter = named_control(control)
     opened = open_source(source, embedded=EMBEDDED_TEXTURES, size=size, gamma=gamma, downsample=downsample)
     photographs = opened.content
     if not isinstance(photographs, list) or len(photographs) < 2:
@@ -51,7 +64,7 @@ def texture_patches(
     both = [halves(p, shape, size, test_fraction) for p, shape in zip(photographs, shapes, strict=True)]
     streams = train_and_test_generators(seed)
     sets = [
-        _labelled([regions[i] for regions in both], total, split, transform, rng)
+        _labelled([regions[i] for regions in both], total, split, transform, rng, alter, centre)
         for i, (split, total, rng) in enumerate(zip(("train", "test"), (train, test), streams, strict=True))
     ]
     provenance = {
@@ -68,6 +81,8 @@ def texture_patches(
             "downsample": photographs[0].downsample,
             "test_fraction": test_fraction,
             "seed": seed,
+            "centre": centre,
+            "control": control,
             "transform": transform.options,
         },
         "train": sets[0].sizes["image"],
@@ -77,7 +92,13 @@ def texture_patches(
 
 
 def _labelled(
-    regions: list[Region], total: int, split: str, transform: Whitening, rng: np.random.Generator
+    regions: list[Region],
+    total: int,
+    split: str,
+    transform: Whitening,
+    rng: np.random.Generator,
+    alter: Alteration | None,
+    centre: bool,
 ) -> xr.Dataset:
     each, size = total // len(regions), transform.size
     if each < 1:
@@ -88,7 +109,7 @@ def _labelled(
             f"{each:,} {split} patches of each family asked for, and the {split} region of {scarce.photograph.name} "
             f"holds {scarce.positions(size):,} different ones; ask for fewer, or give larger photographs."
         )
-    patches = cut(regions, [each] * len(regions), size, transform.intensity, rng)
+    patches = cut(regions, [each] * len(regions), size, transform.intensity, rng, alter, centre)
     names = np.array([region.photograph.name for region in regions])[patches.region]
     x = transform(patches.x)
     return patch_dataset(x, split=split, source=names, family=names, row=patches.row, column=patches.column)

@@ -1,0 +1,147 @@
+"""From drawn luminance to a labelled set of patches, through the transform of a run where one is given."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.stimuli.patches import PatchData, patch_dataset
+from pyro_hvae.stimuli.whitening import Whitening
+
+RAW = "luminance, background = 1"
+WHITENED = "whitened"
+UNITS = {
+    "orientation": "degrees counter-clockwise from horizontal",
+    "angle": "degrees",
+    "frequency": "cycles/pixel",
+    "phase": "degrees",
+    "contrast": "1",
+    "mask_contrast": "1",
+    "diameter": "pixels",
+    "sd": "pixels",
+    "surround_ratio": "1",
+    "surround_weight": "1",
+    "width": "pixels",
+    "height": "pixels",
+    "length": "pixels",
+    "offset": "pixels",
+    "x_position": "pixels right of the centre",
+    "y_position": "pixels above the centre",
+}
+
+
+def stimulus_set(
+    luminance: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    *,
+    kind: str,
+    options: Mapping[str, Any],
+    transform: Whitening | None = None,
+    seed: int | None = None,
+    family: np.ndarray | str = "",
+    split: str = "test",
+) -> xr.Dataset:
+    """Dataset of drawn images in the patch contract, with `labels` (one value an image each) as coordinates.
+
+    `luminance` (image, size, size) is relative to the background, which is 1. With `transform`, `x` is what a
+    photograph of the display would have become: exposure by the background (under `exposure="absolute"` the background
+    has the median luminance of the training photographs), logarithm, histogram, whitening; else it is the luminance.
+    The attribute `unit` says which; `kind`, `seed` and `provenance` (JSON) say where it comes from. Raises
+    `HVAEError` for a transform of another size, or an empty set.
+    """
+    n, size = luminance.shape[:2]
+    if n == 0:
+        raise HVAEError(f"{kind}: no images; give at least one value of every option.")
+    x = luminance.reshape(n, -1)
+    if transform is not None:
+        check_size(transform, size)
+        reference = transform.intensity.reference if transform.intensity.exposure == "absolute" else 1.0
+        x = transform(transform.match_intensity(x * reference, median=1.0))
+    dataset = patch_dataset(x, split=split, source=kind, family=family)
+    dataset = dataset.assign_coords(
+        {name: ("image", np.asarray(values), _unit(name)) for name, values in labels.items()}
+    )
+    provenance = {"kind": kind, "options": dict(options), "transform": transform.options if transform else None}
+    return dataset.assign_attrs(
+        kind=kind,
+        unit=RAW if transform is None else WHITENED,
+        seed=-1 if seed is None else int(seed),
+        provenance=json.dumps(provenance),
+    )
+
+
+def _unit(name: str) -> dict[str, str]:
+    return {"units": UNITS[name]} if name in UNITS else {}
+
+
+def check_size(transform: Whitening, size: int) -> None:
+    """`HVAEError` unless the transform is for patches of side `size`."""
+    if transform.size != size:
+        raise HVAEError(f"size is {size}, and the transform is for {transform.size}-pixel patches; they must agree.")
+
+
+def as_patch_data(dataset: xr.Dataset, transform: Whitening | None = None, *, channels: int = 1) -> PatchData:
+    """The set as the test half of a `PatchData` whose training half is empty, for `save` and `pyro-hvae export`."""
+    size = round((dataset.sizes["pixel"] / channels) ** 0.5)
+    provenance = json.loads(dataset.attrs.get("provenance", "{}")) | {
+        name: dataset.attrs[name] for name in ("kind", "unit", "seed") if name in dataset.attrs
+    }
+    return PatchData(dataset.isel(image=slice(0)), dataset, transform, size, provenance, channels)
+
+
+def read_transform(path: str | os.PathLike) -> Whitening:
+    """The transform of a run directory (`transform.nc` in it), of a file of `PatchData.save`, or of such a `.nc` file.
+
+    Raises `HVAEError` where there is none.
+    """
+    path = Path(path)
+    file = path / "transform.nc" if path.is_dir() else path
+    if not file.is_file():
+        raise HVAEError(f"{file}: no such file; give a run directory of whitened images, or a file of patches.")
+    try:
+        with xr.open_datatree(file, engine="netcdf4") as tree:
+            patches = "schema" in tree.attrs
+            node = tree.children.get("transform") if patches else tree
+            dataset = node.to_dataset().load() if node is not None else None
+    except Exception as error:  # the netCDF and HDF5 layers raise many kinds on damaged files
+        raise HVAEError(f"{file}: not a netCDF file, or a damaged one ({type(error).__name__}: {error}).") from error
+    if dataset is None:
+        raise HVAEError(
+            f"{file}: its patches arrived preprocessed, so it holds no transform; give another run or file."
+        )
+    return Whitening.from_dataset(dataset)
+
+
+def product(**values: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Every combination of the values, the last name varying fastest: one flat array a name.
+
+    A single number may stand for a list of one. Raises `HVAEError` for an empty list or values that are not finite.
+    """
+    lists = {name: np.atleast_1d(np.asarray(value)) for name, value in values.items()}
+    for name, array in lists.items():
+        if array.size == 0 or array.ndim > 1 or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+            raise HVAEError(f"{name} is {values[name]!r}; expected at least one value, each a finite number.")
+    grids = np.meshgrid(*lists.values(), indexing="ij")
+    return {name: grid.ravel() for name, grid in zip(lists, grids, strict=True)}
+
+
+def within(name: str, values: Any, low: float, high: float) -> None:
+    """`HVAEError` where a value lies outside [low, high]."""
+    array = np.atleast_1d(values)
+    if not ((array >= low) & (array <= high)).all():
+        raise HVAEError(f"{name} is {values!r}; expected values between {low:g} and {high:g}.")
+
+
+def axes(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel centres, as columns right of the centre and rows above the centre of a size×size patch, each (size, size)."""
+    if not isinstance(size, (int, np.integer)) or size < 2:
+        raise HVAEError(f"size is {size!r}; expected the side of a patch in pixels, a whole number from 2 on.")
+    offset = np.arange(size) - (size - 1) / 2
+    return np.broadcast_to(offset, (size, size)), np.broadcast_to(-offset[:, None], (size, size))
