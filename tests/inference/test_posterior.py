@@ -227,8 +227,8 @@ def test_programs_of_ones_own_can_be_exported():
 
     vae = HVAE(Model(), Guide())
     tree = export_posterior(vae, small_data().test, draws=30)
-    np.testing.assert_allclose(tree["posterior_moments"]["z1_mean"], vae.guide.map(torch.from_numpy(small_data().test["x"].values)).detach(),
-                               rtol=1e-4, atol=1e-5)  # fmt: skip
+    expected = vae.guide.map(torch.from_numpy(small_data().test["x"].values)).detach()
+    np.testing.assert_allclose(tree["posterior_moments"]["z1_mean"], expected, rtol=1e-4, atol=1e-5)
     assert "constant_data" in tree and "A" not in tree["constant_data"]
 
 
