@@ -48,8 +48,8 @@ def audit(
     resampling (Vas 2024, Algorithm 2), and by a reference that knows nothing of the guide.
 
     Every one comes in two independent halves, so that disagreement can be told from noise. The result is read by
-    :func:`pyro_hvae.analysis.guide_audit`. The reference costs the most: for TDVAE20 a second or so of CPU time per image
-    and 10 sweeps; some tens of images are enough.
+    :func:`pyro_hvae.analysis.guide_audit`. The reference costs the most: for TDVAE20 about 7 ms of CPU time
+    per image, chain and sweep, hence 40 s an image with the defaults; some tens of images are enough.
 
     :param images: as for :func:`~pyro_hvae.inference.posterior.export_posterior`.
     :param units: z1 dimensions whose correlations are compared; a number takes the ones with the largest fields (the norm
