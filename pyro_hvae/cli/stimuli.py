@@ -19,6 +19,8 @@ KINDS = {
     "contrast-matched": ("pyro_hvae.stimuli.selections", "contrast_matched"),
     "masked": ("pyro_hvae.stimuli.masks", "masked"),
     "textures": ("pyro_hvae.stimuli.textures", "texture_patches"),
+    "synthesised-textures": ("pyro_hvae.synthesis", "synthesised_textures"),
+    "synthesised-patches": ("pyro_hvae.stimuli.synthesised", "synthesised_patches"),
     "gratings": ("pyro_hvae.stimuli.parametric", "gratings"),
     "gabors": ("pyro_hvae.stimuli.parametric", "gabors"),
     "differences-of-gaussians": ("pyro_hvae.stimuli.parametric", "differences_of_gaussians"),

@@ -10,6 +10,7 @@ import numpy as np
 from pyro_hvae.errors import HVAEError, unknown
 
 GAMMAS = ("auto", "srgb", "linear")
+CHANNELS = ("luminance", "red", "green", "blue")
 IML_SUFFIXES = (".iml", ".imc")
 IML_SHAPE = (1024, 1536)
 IMAGE_SUFFIXES = (
@@ -18,10 +19,10 @@ IMAGE_SUFFIXES = (
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of linear sRGB primaries (ITU-R BT.709)
 
 
-def read_luminance(path: Path, gamma: str = "auto") -> np.ndarray:
+def read_luminance(path: Path, gamma: str = "auto", channel: str = "luminance") -> np.ndarray:
     """Linear luminance (y, x) float32 of an image file: van Hateren `.iml`, or any format scikit-image reads."""
     if path.suffix.lower() in IML_SUFFIXES:
-        return to_luminance(read_iml(path), "linear" if gamma == "auto" else gamma, str(path))
+        return to_luminance(read_iml(path), "linear" if gamma == "auto" else gamma, str(path), channel)
     from skimage.io import imread
 
     try:
@@ -30,7 +31,7 @@ def read_luminance(path: Path, gamma: str = "auto") -> np.ndarray:
         raise HVAEError(f"{path}: no such file.") from None
     except Exception as error:  # decoders raise anything from SyntaxError to struct.error on damaged files
         raise HVAEError(f"{path}: not an image, or a damaged one ({type(error).__name__}: {error}).") from error
-    return to_luminance(pixels, gamma, str(path))
+    return to_luminance(pixels, gamma, str(path), channel)
 
 
 def read_iml(path: Path) -> np.ndarray:
@@ -48,15 +49,18 @@ def read_iml(path: Path) -> np.ndarray:
     return np.frombuffer(data, ">u2").reshape(IML_SHAPE).astype(np.uint16)
 
 
-def to_luminance(pixels: np.ndarray, gamma: str, origin: str) -> np.ndarray:
+def to_luminance(pixels: np.ndarray, gamma: str, origin: str, channel: str = "luminance") -> np.ndarray:
     """Linear luminance (y, x) float32 of grey (y, x) or colour (y, x, channel) pixels.
 
     `gamma="auto"` undoes the sRGB curve of 8-bit images and of 16-bit colour images, and takes 16-bit grey and floating
     point values as linear; `"srgb"` and `"linear"` decide it for all. sRGB luminance is in parts of white, linear
-    luminance in the unit of the file. An alpha channel must be opaque. `origin` names the image in errors.
+    luminance in the unit of the file. An alpha channel must be opaque. `channel` takes one linear primary of a colour
+    image instead of its luminance. `origin` names the image in errors.
     """
     if gamma not in GAMMAS:
         raise unknown("gamma", gamma, GAMMAS)
+    if channel not in CHANNELS:
+        raise unknown("channel", channel, CHANNELS)
     pixels = np.asarray(pixels)
     if pixels.dtype.kind not in "uif":
         raise HVAEError(f"{origin}: pixels of type {pixels.dtype}; expected whole or floating-point numbers.")
@@ -76,7 +80,11 @@ def to_luminance(pixels: np.ndarray, gamma: str, origin: str) -> np.ndarray:
     coded = pixels.dtype == np.uint8 or (pixels.ndim == 3 and pixels.dtype.kind in "ui")
     decode = gamma == "srgb" or (gamma == "auto" and coded)
     linear = _decode_srgb(pixels, origin) if decode else pixels.astype(np.float32)
-    return linear @ _LUMINANCE if linear.ndim == 3 else linear
+    if linear.ndim == 2:
+        if channel != "luminance":
+            raise HVAEError(f"{origin}: is grey, so it has no {channel} channel; leave channel='luminance'.")
+        return linear
+    return linear @ _LUMINANCE if channel == "luminance" else linear[..., CHANNELS.index(channel) - 1]
 
 
 def _decode_srgb(pixels: np.ndarray, origin: str) -> np.ndarray:

@@ -68,14 +68,15 @@ class Photograph:
     origin: Path | np.ndarray
     gamma: str = "auto"
     downsample: int = 1
+    channel: str = "luminance"
 
     def luminance(self, size: int) -> np.ndarray:
         """Linear luminance (y, x) float32; `HVAEError` unless it varies and holds a `size`×`size` patch."""
         where = str(self.origin) if isinstance(self.origin, Path) else self.name
         if isinstance(self.origin, Path):
-            image = read_luminance(self.origin, self.gamma)
+            image = read_luminance(self.origin, self.gamma, self.channel)
         else:
-            image = to_luminance(self.origin, self.gamma, where)
+            image = to_luminance(self.origin, self.gamma, where, self.channel)
         f = self.downsample
         if f > 1:
             rows, columns = (n // f for n in image.shape)
