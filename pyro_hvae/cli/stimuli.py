@@ -29,6 +29,9 @@ KINDS = {
     "edges": ("pyro_hvae.stimuli.parametric", "edges"),
     "illusory-contours": ("pyro_hvae.stimuli.illusory", "illusory_contours"),
     "dead-leaves": ("pyro_hvae.stimuli.dead_leaves", "dead_leaves"),
+    "sprites": ("pyro_hvae.stimuli.sprites", "sprites"),
+    "digits": ("pyro_hvae.stimuli.digits", "digits"),
+    "optic-flow": ("pyro_hvae.stimuli.optic_flow", "optic_flow"),
 }
 _TYPES = {"int": int, "float": float, "str": str}
 
@@ -78,8 +81,7 @@ def _write(make: Callable[..., Any], given: dict[str, Any], out: Path, overwrite
         data = PatchData.load(make(**options, out=out, overwrite=overwrite))
     else:
         made = make(**options)
-        channels = made.attrs.get("channels", 1) if not isinstance(made, PatchData) else 1
-        data = made if isinstance(made, PatchData) else as_patch_data(made, options.get("transform"), channels=channels)
+        data = made if isinstance(made, PatchData) else as_patch_data(made, options.get("transform"))
         data.save(out, overwrite=overwrite)
     counts = f"{data.train.sizes['image']:,} training and {data.test.sizes['image']:,} test images"
     size = f"{data.size}×{data.size} pixels" + (f" in {data.channels} channels" if data.channels > 1 else "")

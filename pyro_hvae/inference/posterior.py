@@ -340,6 +340,17 @@ def projective_field(model: GenerativeModel, site: str) -> Tensor:
     return 0.5 * (plus - minus)
 
 
+def conditional_field(model: GenerativeModel, upper: int) -> tuple[Tensor, Tensor]:
+    """How layer ``upper`` sets the one below: half the difference between z = +e_i and z = -e_i, for each dimension i.
+
+    :returns: of the location and of the log scale of p(z_lower | z_upper), each ``(upper dim, lower dim)``.
+    """
+    e = torch.eye(model.dims[upper - 1]).to(model.to_image.weight)
+    with torch.no_grad():
+        plus, minus = (model.conditionals[upper - 2](sign * e).base_dist for sign in (1, -1))
+    return 0.5 * (plus.loc - minus.loc), 0.5 * (plus.scale.log() - minus.scale.log())
+
+
 def _ancestral_means(vae: HVAE, samples: int) -> np.ndarray:
     """Means of p(x | z) at ancestral samples of z, ``(sample, pixel)``."""
     trace = poutine.trace(vae.model).get_trace(num_images=samples)
@@ -356,6 +367,9 @@ def _constants(vae: HVAE, transform: Whitening | None, prior_samples: int) -> di
         constants["sigma"] = ((), float(vae.model.sigma))
         for site in vae.sites[1:]:
             constants[f"{site}_field"] = ((f"{site}_dim", "pixel"), projective_field(vae.model, site).cpu().numpy())
+        for l in range(2, vae.model.layers + 1):
+            for name, field in zip(("location", "log_scale"), conditional_field(vae.model, l), strict=True):
+                constants[f"z{l}_to_z{l - 1}_{name}"] = ((f"z{l}_dim", f"z{l - 1}_dim"), field.cpu().numpy())
     dataset = xr.Dataset(constants)
     if transform is not None:
         whitening = transform.to_dataset()

@@ -261,3 +261,11 @@ def test_export_leaves_the_random_state_alone_and_repeats():
     first, second = (export_posterior(small_pair(), small_data().test, draws=5, seed=2) for _ in range(2))
     assert torch.equal(state, torch.get_rng_state())
     xr.testing.assert_identical(first["posterior"].to_dataset(), second["posterior"].to_dataset())
+
+
+def test_conditional_fields_of_an_affine_prior_are_its_weights():
+    vae = affine_top_down()
+    location, log_scale = posterior.conditional_field(vae.model, 2)
+    head = vae.model.conditionals[0][1]
+    np.testing.assert_allclose(location, head.weight[:6].detach().T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(log_scale, 0.5 * head.weight[6:].detach().T, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,73 @@
+"""``pyro-hvae audit``: how much of a guide's posterior, and of its noise correlations, is real."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser("audit", help="judge a guide by a long-run sampler of the same model's posterior")
+    parser.add_argument("source", metavar="RUN", help="run directory, or one of its checkpoints")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="audit file (.nc); the figure goes beside it (.png)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    parser.add_argument("--limit", type=int, default=16, metavar="N", help="held-out images (16)")
+    parser.add_argument(
+        "--units", type=int, default=40, metavar="N", help="z1 units correlated, the largest fields (40)"
+    )
+    parser.add_argument("--reference", help="exact, gibbs or nuts (default: the best that applies)")
+    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="of the reference, a chain (1000)")
+    parser.add_argument("--warmup", type=int, default=500, metavar="N")
+    parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the audit and its figure; print the numbers."""
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pyro_hvae.analysis import collect
+    from pyro_hvae.analysis.guide_audit import guide_audit, plot_guide_audit
+    from pyro_hvae.analysis.report import formatted, png
+    from pyro_hvae.errors import HVAEError
+    from pyro_hvae.inference.audit import audit
+    from pyro_hvae.inference.fit import torch_device
+    from pyro_hvae.inference.runs import RunDirectory, load
+
+    out = Path(arguments.out)
+    if out.exists() and not arguments.overwrite:
+        raise HVAEError(f"{out} exists; choose another --out, or --overwrite")
+    source = Path(arguments.source)
+    directory = RunDirectory.open(source.parent.parent if source.is_file() else source)
+    vae = load(source).to(torch_device(arguments.device))
+    tree = audit(
+        vae,
+        directory.held_out().isel(image=slice(arguments.limit)),
+        units=arguments.units,
+        reference=arguments.reference,
+        num_samples=arguments.samples,
+        warmup=arguments.warmup,
+        chains=arguments.chains,
+        path=out,
+        overwrite=arguments.overwrite,
+        seed=arguments.seed,
+    )
+    result = guide_audit(tree)
+    picture = plot_guide_audit(result)
+    out.with_suffix(".png").write_bytes(png(picture))
+    table = Table("", "value", "unit", title=f"How much of the guide's posterior is real: {source}")
+    for entry in collect(result):
+        table.add_row(entry["title"], formatted(entry), entry["unit"])
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
+    for note in filter(None, result.attrs["notes"].splitlines()):
+        print(f"note: {note}")
+    print(f"{picture.caption}\n{out}, {out.with_suffix('.png')}")
+    return 0

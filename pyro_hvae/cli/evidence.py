@@ -1,0 +1,97 @@
+"""``pyro-hvae evidence``: log p(x) of held-out images under trained runs, side by side."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser("evidence", help="estimate log p(x) of held-out images, for one run or several")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories; all are asked about the same images")
+    parser.add_argument(
+        "--limit", type=int, default=100, metavar="N", help="held-out images of the first run, at most (100)"
+    )
+    parser.add_argument("--particles", type=int, default=5000, metavar="K", help="importance samples an image (5000)")
+    parser.add_argument("--ais", action="store_true", help="annealed importance sampling from the prior as well (slow)")
+    parser.add_argument(
+        "--bdmc", action="store_true", help="the gap of AIS on images simulated from the model as well (slow)"
+    )
+    parser.add_argument("--temperatures", type=int, default=1000, metavar="T", help="of AIS (1000)")
+    parser.add_argument("--chains", type=int, default=8, help="of AIS, an image (8)")
+    parser.add_argument("--out", metavar="FILE", help="netCDF file for the numbers per image")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a table with a row a run: means over images with their standard errors."""
+    from pathlib import Path
+
+    import torch
+    import xarray as xr
+    from rich.console import Console
+    from rich.table import Table
+
+    from pyro_hvae.errors import HVAEError
+    from pyro_hvae.inference.diagnostics import share_trusted
+    from pyro_hvae.inference.evidence import bdmc, evidence_ais, evidence_importance_sampling
+    from pyro_hvae.inference.fit import torch_device
+    from pyro_hvae.inference.objectives import ELBO
+    from pyro_hvae.inference.runs import RunDirectory, load, write_netcdf
+
+    if arguments.out and Path(arguments.out).exists() and not arguments.overwrite:
+        raise HVAEError(f"{arguments.out} exists; choose another --out, or --overwrite")
+    device = torch_device(arguments.device)
+    patches = RunDirectory.open(arguments.runs[0]).held_out()["x"].values[: arguments.limit]
+    x = torch.from_numpy(patches).to(device)
+    settings = dict(num_temperatures=arguments.temperatures, num_chains=arguments.chains, seed=arguments.seed)
+    columns = ["run", "ELBO", f"IW-{arguments.particles}", "k-hat < 0.7"]
+    columns += ["AIS"] if arguments.ais else []
+    columns += ["BDMC gap"] if arguments.bdmc else []
+    table = Table(
+        *columns, title=f"log p(x) of {len(x)} held-out images, nats an image, mean ± standard error over images"
+    )
+    results = []
+    for path in arguments.runs:
+        vae = load(path).to(device)
+        if vae.pixels != x.shape[1]:
+            raise HVAEError(
+                f"{path} is a model of {vae.pixels} pixels, the images of {arguments.runs[0]} have {x.shape[1]}"
+            )
+        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(arguments.seed)
+            elbo = ELBO(16).evaluate(vae.model, vae.guide, x).elbo.cpu().numpy()
+        sampled = evidence_importance_sampling(vae, x, arguments.particles, seed=arguments.seed)
+        found = {"elbo": ("image", elbo)} | {name: sampled[name] for name in sampled.data_vars}
+        row = [
+            path,
+            _mean(elbo),
+            _mean(sampled["log_evidence"].values),
+            f"{share_trusted(sampled['pareto_k'].values):.0%}",
+        ]
+        if arguments.ais:
+            annealed = evidence_ais(vae.model, x, **settings)
+            found |= {f"ais_{name}": annealed[name] for name in ("log_evidence", "standard_error")}
+            row.append(_mean(annealed["log_evidence"].values))
+        if arguments.bdmc:
+            gap = bdmc(vae.model, num_images=min(len(x), 20), **settings)["gap"].values
+            row.append(_mean(gap))
+            found["bdmc_gap"] = ("simulated_image", gap)
+        table.add_row(*row)
+        results.append(xr.Dataset(found))
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
+    if arguments.out:
+        write_netcdf(xr.concat(results, xr.DataArray(arguments.runs, dims="run", name="run")), Path(arguments.out))
+    return 0
+
+
+def _mean(values: object) -> str:
+    import numpy as np
+
+    array = np.asarray(values)
+    error = f" ± {array.std(ddof=1) / len(array) ** 0.5:.2f}" if len(array) > 1 else ""
+    return f"{array.mean():.2f}{error}"
