@@ -37,7 +37,7 @@ ROOT_ATTRIBUTES = (
     "created",
 )
 #: Labels of images, coordinates of ``constant_data`` along ``image``; present where known.
-LABELS = ("family", "split", "source", "row", "column")
+LABELS = ("family", "split", "source", "row", "column", "radius")
 
 
 def schema(names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -66,14 +66,16 @@ def optional_schema(names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]
     """Variables that a file may have beyond :func:`schema`, with the dims they have when they are there."""
     drawn: tuple[str, ...] = ("chain", "draw", "image")
     densities = {f"{name}_log_{density}": drawn for name in names for density in "pq"}
+    conditional = dict.fromkeys(("z2_to_z1_location", "z2_to_z1_log_scale"), ("z2_dim", "z1_dim"))
     return {
         "posterior": {name: (*drawn, f"{name}_dim") for name in names},
         "posterior_moments": {"z1_correlation": ("image", "unit", "unit_bis")},
         "sample_stats": {"log_weight": drawn, **dict.fromkeys(("ess", "pareto_k"), ("image",))},
         "log_density": densities,
         "log_likelihood": {"x": drawn},
-        "observed_data": {"mask": ("image", "pixel")},
-        "constant_data": dict.fromkeys(LABELS, ("image",)),
+        "observed_data": dict.fromkeys(("mask", "original"), ("image", "pixel")),
+        "constant_data": dict.fromkeys(LABELS, ("image",)) | (conditional if "z2" in names else {}),
+        "evidence": dict.fromkeys(("log_evidence", "standard_error", "pareto_k"), ("image",)),
     }
 
 

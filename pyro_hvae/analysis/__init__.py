@@ -9,6 +9,7 @@ from pyro_hvae.analysis.reconstruction import reconstructions
 from pyro_hvae.analysis.registry import ANALYSES, Analysis
 from pyro_hvae.analysis.report import analyse
 from pyro_hvae.analysis.samples import ancestral_samples
+from pyro_hvae.analysis.trust import trust
 from pyro_hvae.files import open_posterior
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "open_posterior",
     "projective_fields",
     "reconstructions",
+    "trust",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -171,6 +172,25 @@ def jackknife(
     left_out = np.stack([np.asarray(statistic(total - part), dtype=float) for part in parts])
     spread = ((left_out - left_out.mean(0)) ** 2).sum(0)
     return value, np.sqrt((groups - 1) / groups * spread)
+
+
+def binomial_interval(hits: int, n: int) -> tuple[float, tuple[float, float]]:
+    """Share and its 95% interval (Wilson 1927)."""
+    if n == 0:
+        return np.nan, (np.nan, np.nan)
+    share, z2 = hits / n, Z95**2 / n
+    middle = (share + z2 / 2) / (1 + z2)
+    half = Z95 * np.sqrt(share * (1 - share) / n + z2 / (4 * n)) / (1 + z2)
+    return share, (max(middle - half, 0.0), min(middle + half, 1.0))
+
+
+def export_settings(tree: xr.DataTree) -> dict[str, Any]:
+    """``draws``, ``resample`` and ``moment_draws`` with which the posterior was exported; empty where not recorded."""
+    try:
+        settings = json.loads(str(tree.attrs.get("configuration", ""))).get("posterior")
+    except (ValueError, AttributeError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def patch_side(pixels: int) -> int:

@@ -14,6 +14,7 @@ from pyro_hvae.analysis.fields import plot_projective_fields, projective_fields
 from pyro_hvae.analysis.reconstruction import plot_reconstruction, reconstructions
 from pyro_hvae.analysis.samples import ancestral_samples, plot_ancestral_samples
 from pyro_hvae.analysis.style import Picture
+from pyro_hvae.analysis.trust import plot_trust, trust
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.files import schema, sites
 
@@ -59,6 +60,10 @@ MOMENTS = ("posterior_moments/*", "observed_data/x", "constant_data/A")
 ANALYSES: dict[str, Analysis] = {
     analysis.name: analysis
     for analysis in (
+        Analysis(
+            "trust", "When to believe the posterior", trust, plot_trust,
+            needs=("sample_stats/pareto_k", "sample_stats/ess"), headlines=("trusted",),
+        ),
         Analysis(
             "bound_terms", "Bound and its terms", bound_terms, plot_bound_terms,
             needs=("bound/*",), headlines=("bound[natural, elbo]", "bound[texture, elbo]"),

@@ -19,7 +19,10 @@ ATTRIBUTES = {
     "preset": "planted",
     "model": "MarkovModel",
     "guide": "TopDownGuide",
-    "configuration": {"model": {"z1": 112, "z2": 8}, "guide": {}},
+    "configuration": {
+        "model": {"z1": 112, "z2": 8},
+        "posterior": {"draws": 30, "resample": None, "moment_draws": 64},
+    },
     "objective": "ELBO",
     "particles": 1,
     "seed": 0,
@@ -27,6 +30,9 @@ ATTRIBUTES = {
     "git_revision": "0" * 40,
 }
 BLOCK = 97  # images a chunk, on purpose no divisor of anything
+MOMENT_DRAWS = 64
+BLOCK_UNITS = 6  # z1 units that share a z2 dimension
+SHARED = 0.6  # share of their posterior variance that comes from it
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class Planted:
     contrast: float = 1.0  # family k has its images multiplied by contrast ** k
     sigma: float = 0.4
     samples: int = 400
-    draws: int = 0
+    draws: int = 30
+    units: int = 24  # z1 units correlated, the first of the active ones, in blocks of BLOCK_UNITS
     labels: bool = True
     seed: int = 0
 
@@ -110,7 +117,7 @@ class Planted:
         reconstruction = np.where(rank < 0, -100.0, -130.0) + 5 * rng.normal(size=n)
         groups = {
             "posterior_moments": {
-                "z1_mean": z1, "z1_variance": v1, "z1_kl": kl1, "z1_variance_from_z2": 0.1 * v1,
+                "z1_mean": z1, "z1_variance": v1, "z1_kl": kl1, "z1_variance_from_z2": SHARED * v1,
                 "z2_mean": z2, "z2_variance": v2, "z2_kl": kl2,
             },
             "posterior_predictive": {"x_mean": signal, "x_variance": np.full_like(x, self.sigma**2)},
@@ -124,7 +131,14 @@ class Planted:
             group: xr.Dataset({name: (_dims(name, values), values) for name, values in variables.items()})
             for group, variables in groups.items()
         }
+        if self.units:
+            made["posterior_moments"] = made["posterior_moments"].merge(self._correlation(n, rng))
         if self.draws:
+            made["sample_stats"] = xr.Dataset({
+                "log_weight": (("chain", "draw", "image"), rng.normal(size=(1, self.draws, n))),
+                "ess": ("image", rng.uniform(1, self.draws, n)),
+                "pareto_k": ("image", rng.uniform(0, 1, n)),
+            })  # fmt: skip
             shape = (1, self.draws)
             z1_draws = z1 + np.sqrt(v1 / 2) * rng.laplace(size=(*shape, n, d1))
             z2_draws = z2 + np.sqrt(v2) * rng.normal(size=(*shape, n, d2))
@@ -133,6 +147,30 @@ class Planted:
         if self.labels:
             made["constant_data"] = xr.Dataset(coords={"family": ("image", family), "split": ("image", split)})
         return made
+
+    def _conditional(self, rng: np.random.Generator) -> dict:
+        """Active z2 dims move the locations of the active z1 units by 0.1 and their log scales by 0.3 (rms)."""
+        shape = (self.z2_active + self.z2_collapsed, self.z1_active + self.z1_collapsed)
+        strength = np.zeros(shape)
+        strength[: self.z2_active, self.z1_places()] = 1.0
+        signs = rng.choice([-1.0, 1.0], size=(2, *shape))
+        dims = ("z2_dim", "z1_dim")
+        return {
+            "z2_to_z1_location": (dims, 0.1 * signs[0] * strength),
+            "z2_to_z1_log_scale": (dims, 0.3 * signs[1] * strength),
+        }
+
+    def _correlation(self, n: int, rng: np.random.Generator) -> xr.Dataset:
+        """Sample correlations of z1: within a block of units SHARED, none between blocks."""
+        units = self.z1_places()[: self.units]
+        block = np.arange(len(units)) // BLOCK_UNITS
+        drive = rng.normal(size=(n, MOMENT_DRAWS, block.max() + 1))[..., block]
+        conditional = np.stack([np.corrcoef(one.T) for one in drive])
+        matrix = SHARED * conditional
+        matrix[:, range(len(units)), range(len(units))] = 1.0
+        return xr.Dataset(
+            {"z1_correlation": (("image", "unit", "unit_bis"), matrix)}, {"unit": units, "unit_bis": units}
+        )
 
     def _constants(self, weights: np.ndarray, rng: np.random.Generator) -> dict[str, xr.Dataset]:
         used = self.z1_places()
@@ -146,6 +184,7 @@ class Planted:
             "c": ("pixel", np.zeros(len(weights))),
             "sigma": ((), self.sigma),
             "z2_field": (("z2_dim", "pixel"), fields),
+            **self._conditional(rng),
         }
         prior = {"x_mean": (("sample", "pixel"), samples)}
         return {"constant_data": xr.Dataset(constant), "prior_predictive": xr.Dataset(prior)}

@@ -1,0 +1,78 @@
+"""Weights whose Pareto tail is known get the right k-hat verdict, and the sentence says so."""
+
+import arviz
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from pyro_hvae.analysis import trust
+from pyro_hvae.analysis.common import binomial_interval
+from pyro_hvae.analysis.trust import plot_trust
+from pyro_hvae.errors import HVAEError
+
+
+def psis_k(log_weights: np.ndarray) -> np.ndarray:
+    if hasattr(arviz, "psislw"):
+        return np.asarray(arviz.psislw(log_weights.T)[1])
+    from arviz_stats.base import array_stats
+
+    return np.asarray(array_stats.psislw(log_weights.T, axis=-1)[1])
+
+
+def file(k: np.ndarray, ess: np.ndarray, draws: int, families=None, resample: int | None = None) -> xr.DataTree:
+    stats_ = {"pareto_k": ("image", k), "ess": ("image", ess)}
+    stats_["log_weight"] = (("chain", "draw", "image"), np.zeros((1, draws, len(k))))
+    families = np.full(len(k), "") if families is None else families
+    tree = xr.DataTree.from_dict({
+        "sample_stats": xr.Dataset(stats_), "constant_data": xr.Dataset(coords={"family": ("image", families)}),
+    })  # fmt: skip
+    tree.attrs["configuration"] = f'{{"posterior": {{"draws": {draws}, "resample": {resample or "null"}}}}}'
+    return tree
+
+
+def test_pareto_tails_of_known_shape_are_told_apart():
+    """Weights with Pareto tails of shape 0.2 (60 images) and 1.2 (40 images)."""
+    rng, draws = np.random.default_rng(0), 3000
+    shape = np.where(np.arange(100) < 60, 0.2, 1.2)
+    log_weights = np.log(stats.genpareto.rvs(shape, size=(draws, 100), random_state=rng))
+    weights = np.exp(log_weights - log_weights.max(0))
+    ess = weights.sum(0) ** 2 / (weights**2).sum(0)
+    found = trust(file(psis_k(log_weights), ess, draws))
+    assert found["trusted"].sel(set="natural") == 0.6
+    assert found["trusted_interval"].sel(set="natural").values == pytest.approx([0.502, 0.691], abs=1e-3)
+    assert found.attrs["verdict"].startswith("The guide's moments can be trusted for 60% of the 100 natural images; ")
+    assert found.attrs["threshold"] == 0.7
+    assert found["effective_share"].item() == pytest.approx(np.median(ess) / draws)
+    assert "60% of the 100 natural images" in plot_trust(found).caption
+
+
+def test_few_draws_lower_the_threshold_and_sets_are_apart():
+    k = np.r_[np.full(10, 0.3), np.full(10, 0.6)]
+    found = trust(file(k, np.full(20, 50.0), 100, np.repeat(["", "bark"], 10)))
+    assert found.attrs["threshold"] == pytest.approx(0.5)
+    np.testing.assert_array_equal(found["trusted"], [1.0, 0.0])
+    np.testing.assert_array_equal(found["below_07"], [1.0, 1.0])
+    many = trust(file(k, np.full(20, 50.0), 100, np.repeat(["", "bark"], 10), resample=40))
+    assert many.attrs["weights"] == 4000
+    np.testing.assert_array_equal(many["trusted"], [1.0, 1.0])
+    assert many.attrs["verdict"].startswith("The importance-resampled moments can be trusted for 100%")
+    assert "resample," not in many.attrs["verdict"]
+
+
+def test_constant_weights_are_trusted_and_unknown_ones_are_not():
+    k = np.array([np.nan, np.nan, 0.1])
+    found = trust(file(k, np.array([1000.0, 3.0, 900.0]), 1000))
+    assert found["trusted"].item() == pytest.approx(2 / 3)
+    assert "1 of 3 images without k-hat" in found.attrs["notes"]
+    plot_trust(found)
+    with pytest.raises(HVAEError, match="no image has a Pareto k-hat: 20 draws"):
+        trust(file(np.full(3, np.nan), np.full(3, 5.0), 20))
+
+
+def test_wilson_interval():
+    assert binomial_interval(0, 10)[1][0] == 0
+    assert binomial_interval(0, 10)[1][1] == pytest.approx(0.2775, abs=1e-4)  # Wilson 1927, as in any table
+    assert binomial_interval(5, 10)[1] == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    share, interval = binomial_interval(0, 0)
+    assert np.isnan(share) and np.isnan(interval).all()
