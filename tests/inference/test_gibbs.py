@@ -106,7 +106,7 @@ def test_calibration_sees_a_missing_rejection(monkeypatch):
 def test_chains_find_each_other_in_a_larger_model():
     model = softplus_model((12, 2), pixels=8, hidden=5, spread=0.5, seed=7)
     _, x = simulate(model, 2)
-    found = convergence(gibbs(model, x, num_samples=250, warmup=150, chains=4, seed=0))
+    found = convergence(gibbs(model, x, num_samples=200, warmup=100, chains=4, leapfrog_steps=6, seed=0))
     assert found.r_hat.max() < 1.03 and found.ess.min() > 100
 
 
