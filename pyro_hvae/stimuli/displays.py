@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.stimuli.patches import PatchData, patch_dataset
+from pyro_hvae.stimuli.patches import PatchData, patch_dataset, side_of
+from pyro_hvae.stimuli.seeds import train_and_test_generators
 from pyro_hvae.stimuli.whitening import Whitening
 
 RAW = "luminance, background = 1"
@@ -24,6 +25,9 @@ UNITS = {
     "phase": "degrees",
     "contrast": "1",
     "mask_contrast": "1",
+    "thickness": "pixels",
+    "slant": "degrees",
+    "scale": "1",
     "diameter": "pixels",
     "sd": "pixels",
     "surround_ratio": "1",
@@ -87,13 +91,38 @@ def check_size(transform: Whitening, size: int) -> None:
         raise HVAEError(f"size is {size}, and the transform is for {transform.size}-pixel patches; they must agree.")
 
 
-def as_patch_data(dataset: xr.Dataset, transform: Whitening | None = None, *, channels: int = 1) -> PatchData:
+def train_and_test(
+    make: Callable[[str, int, np.random.Generator], xr.Dataset],
+    *,
+    train: int,
+    test: int,
+    seed: int,
+    size: int,
+    transform: Whitening | None = None,
+    channels: int = 1,
+) -> PatchData:
+    """`PatchData` of two sets drawn by `make(split, count, generator)` from independent streams; either may be empty."""
+    counts = {"train": train, "test": test}
+    for name, count in counts.items():
+        if count < 0:
+            raise HVAEError(f"{name} is {count}; expected a number of images from 0 on.")
+    if not any(counts.values()):
+        raise HVAEError("train and test are both 0; ask for some images.")
+    streams = train_and_test_generators(seed)
+    full = {name: make(name, max(n, 1), rng) for (name, n), rng in zip(counts.items(), streams, strict=True)}
+    sets = {name: dataset.isel(image=slice(counts[name])) for name, dataset in full.items()}
+    attrs = sets["test"].attrs
+    provenance = json.loads(attrs["provenance"]) | {"unit": attrs["unit"], "seed": seed, **counts}
+    return PatchData(sets["train"], sets["test"], transform, size, provenance, channels)
+
+
+def as_patch_data(dataset: xr.Dataset, transform: Whitening | None = None) -> PatchData:
     """The set as the test half of a `PatchData` whose training half is empty, for `save` and `pyro-hvae export`."""
-    size = round((dataset.sizes["pixel"] / channels) ** 0.5)
+    size = side_of(dataset.sizes["pixel"], "the set")
     provenance = json.loads(dataset.attrs.get("provenance", "{}")) | {
         name: dataset.attrs[name] for name in ("kind", "unit", "seed") if name in dataset.attrs
     }
-    return PatchData(dataset.isel(image=slice(0)), dataset, transform, size, provenance, channels)
+    return PatchData(dataset.isel(image=slice(0)), dataset, transform, size, provenance)
 
 
 def read_transform(path: str | os.PathLike) -> Whitening:

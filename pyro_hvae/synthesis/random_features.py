@@ -26,8 +26,9 @@ def random_features(
     """Image with the Gram matrix of one layer of random filters of `example` (side, side), values 0 to 1 [U22].
 
     `maps` filters of each side in `filters` (those larger than a third of the example are left out), Glorot uniform,
-    ReLU, Gram matrix of all maps together, averaged over positions; L-BFGS-B within [0, 1] from uniform noise, loss
-    scaled by 1e7, at most `steps` iterations. Without `rectify` only second-order statistics are kept: a control.
+    ReLU, Gram matrix of all maps together, averaged over positions; L-BFGS-B within [0, 1] from uniform noise with the
+    mean of the example, loss scaled by 1e7, at most `steps` iterations. Without `rectify` only second-order statistics
+    are kept: a control.
 
     The Gram matrix of the example is taken where filters lie within it, that of the synthesised image on a torus, so
     that neither has borders.
@@ -44,7 +45,9 @@ def random_features(
     bank = _FilterBank(used, maps, example.shape, rectify, rng)
     with torch.no_grad():
         target = bank.gram(torch.as_tensor(example), inside=True)
-    start = rng.random(example.shape)
+    mean = float(example.mean())
+    # Noise about another mean sends the first steps to a black image, where every derivative is 0.
+    start = mean + min(mean, 1 - mean) * rng.uniform(-1, 1, example.shape)
     losses: list[float] = []
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -59,6 +62,8 @@ def random_features(
         objective, start.ravel(), jac=True, method="L-BFGS-B", bounds=[(0, 1)] * start.size,
         options={"maxiter": steps, "maxfun": 2 * steps, "maxcor": 20, "ftol": 0, "gtol": 0},
     )  # fmt: skip
+    if found.x.std() < 1e-6:
+        raise HVAEError("synthesis ended in a flat image; try another seed, or an example that is not nearly flat.")
     best = np.minimum.accumulate(losses)
     return Synthesis(found.x.reshape(example.shape).astype(np.float32), (*best[::10].tolist(), float(found.fun)))
 
