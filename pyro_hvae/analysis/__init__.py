@@ -10,6 +10,7 @@ from pyro_hvae.analysis.registry import ANALYSES, Analysis
 from pyro_hvae.analysis.report import analyse
 from pyro_hvae.analysis.samples import ancestral_samples
 from pyro_hvae.analysis.trust import trust
+from pyro_hvae.analysis.tuning import gabor_fits
 from pyro_hvae.files import open_posterior
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "bound_terms",
     "collect",
     "decode_family",
+    "gabor_fits",
     "open_posterior",
     "projective_fields",
     "reconstructions",

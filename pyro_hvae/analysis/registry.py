@@ -15,6 +15,7 @@ from pyro_hvae.analysis.reconstruction import plot_reconstruction, reconstructio
 from pyro_hvae.analysis.samples import ancestral_samples, plot_ancestral_samples
 from pyro_hvae.analysis.style import Picture
 from pyro_hvae.analysis.trust import plot_trust, trust
+from pyro_hvae.analysis.tuning import gabor_fits, plot_gabor_fits
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.files import schema, sites
 
@@ -75,6 +76,10 @@ ANALYSES: dict[str, Analysis] = {
         Analysis(
             "projective_fields", "Projective fields", projective_fields, plot_projective_fields,
             needs=(*MOMENTS, "constant_data/*"), headlines=("area",),
+        ),
+        Analysis(
+            "gabor_fits", "Gabor fits of z1 fields", gabor_fits, plot_gabor_fits,
+            needs=MOMENTS, headlines=("localized_count", "goodness[localized]"),
         ),
         Analysis(
             "texture_decoding", "Texture family decoding", decode_family, plot_texture_decoding,
