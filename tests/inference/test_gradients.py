@@ -188,25 +188,6 @@ def naive_dreg(vae: HVAE, particles: int) -> Callable[[Tensor], Tensor]:
     return surrogate
 
 
-@pytest.mark.parametrize(
-    ("model", "guide", "seed", "biased"),
-    [("linear", "mean_field", 5, False), ("markov", "top_down", 5, True), ("markov", "bottom_up", 2, True)],
-)
-def test_stopping_locations_and_scales_is_found_out(model, guide, seed, biased):
-    """Right for one layer. In a hierarchical guide it also cuts the path from a value to the densities conditioned on it."""
-    vae = tiny_pair(model, guide, ("normal", "normal"), hidden=1, seed=seed)
-    image, ones, k = images_of(vae)[1], (1.0,) * len(vae.latents), 10
-    exact_bound(vae, image, alpha=0, particles=k, betas=ones, panels=(40, 16)).backward()
-    exact = flat(vae)
-    of_guide = torch.cat([torch.full((p.numel(),), n.startswith("guide")) for n, p in vae.named_parameters()])
-    naive = deviations(vae, image, naive_dreg(vae, k), exact)[of_guide].abs().max()
-    ours = (
-        deviations(vae, image, bound_of(vae, ImportanceWeightedELBO(k, gradient="dreg")), exact)[of_guide].abs().max()
-    )
-    assert ours < 4
-    assert naive > 10 if biased else naive < 4
-
-
 # ---- variance -------------------------------------------------------------------------------------------------------
 
 
