@@ -39,6 +39,8 @@ ROOT_ATTRIBUTES = (
 #: Labels of images, coordinates of ``constant_data`` along ``image``; present where known.
 LABELS = ("family", "split", "source", "row", "column", "radius")
 
+CHUNK_IN_MEMORY = 2**25  # bytes of a variable that are held at a time when a file is read in chunks
+
 
 def schema(names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]]]:
     """Groups and variables that every file with the stochastic layers ``names`` (``["z1", "z2"]``) has, with dims."""
@@ -66,7 +68,9 @@ def optional_schema(names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]
     """Variables that a file may have beyond :func:`schema`, with the dims they have when they are there."""
     drawn: tuple[str, ...] = ("chain", "draw", "image")
     densities = {f"{name}_log_{density}": drawn for name in names for density in "pq"}
-    conditional = dict.fromkeys(("z2_to_z1_location", "z2_to_z1_log_scale"), ("z2_dim", "z1_dim"))
+    labels: dict[str, tuple[str, ...]] = dict.fromkeys(LABELS, ("image",))
+    if "z2" in names:
+        labels |= dict.fromkeys(("z2_to_z1_location", "z2_to_z1_log_scale"), ("z2_dim", "z1_dim"))
     return {
         "posterior": {name: (*drawn, f"{name}_dim") for name in names},
         "posterior_moments": {"z1_correlation": ("image", "unit", "unit_bis")},
@@ -74,7 +78,7 @@ def optional_schema(names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]
         "log_density": densities,
         "log_likelihood": {"x": drawn},
         "observed_data": dict.fromkeys(("mask", "original"), ("image", "pixel")),
-        "constant_data": dict.fromkeys(LABELS, ("image",)) | (conditional if "z2" in names else {}),
+        "constant_data": labels,
         "evidence": dict.fromkeys(("log_evidence", "standard_error", "pareto_k"), ("image",)),
     }
 
@@ -215,7 +219,7 @@ class PosteriorWriter:
 def open_posterior(path: str | os.PathLike[str], chunks: int | None = None, *, partial: bool = False) -> xr.DataTree:
     """Open a posterior file lazily and check it against the schema.
 
-    ``chunks`` makes every variable along ``image`` a dask array of at most that many images at a time. With
+    ``chunks`` makes every variable along ``image`` a dask array of at most that many images, and 32 MiB, at a time. With
     ``partial=True`` a file that lacks groups or variables is accepted: analyses then say what they miss.
 
     Raises
@@ -329,8 +333,13 @@ def _arranged(dataset: xr.Dataset, chunks: int | None) -> xr.Dataset:
     dataset = dataset.set_coords([name for name in LABELS if name in dataset.data_vars])
     if chunks is None:
         return dataset
-    along = [name for name, variable in dataset.data_vars.items() if "image" in variable.dims]
-    return dataset.assign({name: dataset[name].chunk(image=chunks) for name in along})
+    along = {name: variable for name, variable in dataset.data_vars.items() if "image" in variable.dims}
+
+    def images_a_chunk(variable: xr.DataArray) -> int:
+        each = variable.dtype.itemsize * variable.size // max(variable.sizes["image"], 1)
+        return max(1, min(chunks, CHUNK_IN_MEMORY // max(each, 1)))
+
+    return dataset.assign({name: variable.chunk(image=images_a_chunk(variable)) for name, variable in along.items()})
 
 
 def _listing(names: Mapping[str, set[str]]) -> str:

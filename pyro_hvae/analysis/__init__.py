@@ -3,6 +3,7 @@
 from pyro_hvae.analysis.activity import active_dimensions
 from pyro_hvae.analysis.bound import bound_terms
 from pyro_hvae.analysis.common import collect
+from pyro_hvae.analysis.correlations import noise_correlations
 from pyro_hvae.analysis.decoding import decode_family
 from pyro_hvae.analysis.fields import projective_fields
 from pyro_hvae.analysis.reconstruction import reconstructions
@@ -23,6 +24,7 @@ __all__ = [
     "collect",
     "decode_family",
     "gabor_fits",
+    "noise_correlations",
     "open_posterior",
     "projective_fields",
     "reconstructions",

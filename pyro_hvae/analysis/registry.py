@@ -9,6 +9,8 @@ import xarray as xr
 
 from pyro_hvae.analysis.activity import active_dimensions, plot_active_dimensions
 from pyro_hvae.analysis.bound import bound_terms, plot_bound_terms
+from pyro_hvae.analysis.correlation_figure import plot_noise_correlations
+from pyro_hvae.analysis.correlations import noise_correlations
 from pyro_hvae.analysis.decoding import decode_family, plot_texture_decoding
 from pyro_hvae.analysis.fields import plot_projective_fields, projective_fields
 from pyro_hvae.analysis.reconstruction import plot_reconstruction, reconstructions
@@ -85,6 +87,10 @@ ANALYSES: dict[str, Analysis] = {
             "texture_decoding", "Texture family decoding", decode_family, plot_texture_decoding,
             needs=("observed_data/x", "posterior_moments/*", "constant_data/family", "constant_data/split"),
             headlines=("accuracy",),
+        ),
+        Analysis(
+            "noise_correlations", "Noise and signal correlations", noise_correlations, plot_noise_correlations,
+            needs=MOMENTS, headlines=("magnitude", "correspondence[within]", "correspondence[across]"),
         ),
         Analysis(
             "reconstruction", "Reconstruction", reconstructions, plot_reconstruction,

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from pyro_hvae.analysis import style
@@ -52,7 +53,7 @@ def gabor_fits(tree: xr.DataTree) -> xr.Dataset:
     fields = finite_array(tree, "constant_data/A").T[units]
     shapes = field_shapes(fields)
     localized = shapes["localized"].values
-    variables = dict(shapes.variables)
+    variables: dict[str, xr.Variable] = {str(name): shapes[name].variable for name in shapes.data_vars}
     low, high = ((shapes["spread"].values < limit).sum() for limit in LOCALIZED_RANGE)
     variables |= quantity(
         "localized_count",
@@ -159,13 +160,14 @@ def plot_gabor_fits(dataset: xr.Dataset) -> style.Picture:
     axes[1, 2].axhline(1, color="black", lw=0.8, ls="--")
     axes[1, 2].set_yscale("log")
     style.letters(axes.ravel())
-    at = dataset.sel(group="localized")
+    group = "localized" if localized.any() else "other"
+    at, which = dataset.sel(group=group), "localized" if localized.any() else "all"
     caption = (
         f"Gabor fits of the projective fields of n = {localized.size} active z1 units, {int(localized.sum())} localized. a: "
         "fields from best to worst fit, each above its Gabor function. b: centres of localized, well fitted (more than "
         f"{WELL_FITTED:g} of the energy, n = {int(good.sum())}) units in the patch; lines along the preferred orientation, as "
-        "long as a period. c, d: their preferred orientations and frequencies. e: energy explained (median of localized "
-        f"units {at['goodness'].item():.2f}). f: space-frequency uncertainty (median of localized units "
+        "long as a period. c, d: their preferred orientations and frequencies. e: energy explained (median of {which} "
+        f"units {at['goodness'].item():.2f}). f: space-frequency uncertainty (median of {which} units "
         f"{at['median_uncertainty'].item():.2f}); dashed, Gabor's bound; dotted, limit of localized fields."
     )
     return style.Picture(figure, caption)
@@ -178,7 +180,7 @@ def _row(fields: np.ndarray, fitted: np.ndarray) -> list[np.ndarray]:
     return [np.concatenate([values / scale, empty]) for values in (fields, np.clip(fitted, -scale, scale))]
 
 
-def _plot_map(axis, dataset: xr.Dataset, side: int) -> None:
+def _plot_map(axis: Axes, dataset: xr.Dataset, side: int) -> None:
     frequency = dataset["frequency"].values
     half = 0.5 / np.maximum(frequency, 1 / side)
     angle = np.radians(dataset["orientation"].values)
