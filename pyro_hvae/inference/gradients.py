@@ -121,7 +121,8 @@ def check_stopped(guide: Callable, args: tuple, kwargs: Mapping[str, Any]) -> No
             if any(part.requires_grad for part in location_scale(name, node["fn"])):
                 raise HVAEError(
                     f"site {name} still depends on parameters of {type(guide).__name__} that are not its module parameters "
-                    "(pyro.param?), so they cannot be stopped; make them nn.Parameter, or use gradient='standard'"
+                    "(pyro.param, or a PyroModule in the global store?), so they cannot be stopped; make them nn.Parameter, "
+                    "set pyro.settings.set(module_local_params=True), or use gradient='standard'"
                 )
 
 

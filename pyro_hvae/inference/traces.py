@@ -119,7 +119,7 @@ def check_layout(pair: PairTrace) -> None:
     for name, node in pair.observed.items():
         if not _equal(node["scale"], multiplier):
             raise HVAEError(
-                f"a poutine.scale reaches the observed site {name} (scale {float(node['scale']):g}, its plate accounts for "
+                f"a poutine.scale reaches the observed site {name} (scale {_show(node['scale'])}, its plate accounts for "
                 f"{multiplier:g}): inside an importance weight a scaled likelihood gives values above log p(x). Take the "
                 "scale off; weight KL terms with beta=..., and whole images by the subsample size of their plate"
             )
@@ -127,13 +127,19 @@ def check_layout(pair: PairTrace) -> None:
         ours, theirs = node["scale"] / multiplier, guide_latents[name]["scale"] / multiplier
         if not _equal(ours, theirs):
             raise HVAEError(
-                f"site {name} has scale {float(ours):g} in the model and {float(theirs):g} in the guide; log p - log q needs "
+                f"site {name} has scale {_show(ours)} in the model and {_show(theirs)} in the guide; log p - log q needs "
                 "one factor for both: use the same poutine.scale around both, or beta=..."
             )
 
 
 def _equal(a: float | Tensor, b: float | Tensor) -> bool:
-    return a is b or abs(float(a) - float(b)) <= 1e-6 * max(abs(float(a)), abs(float(b)), 1e-30)
+    a, b = (torch.as_tensor(scale).detach().double().cpu() for scale in (a, b))  # numbers, or one an image
+    return torch.allclose(a, b, rtol=1e-6, atol=0)
+
+
+def _show(scale: float | Tensor) -> str:
+    one = not isinstance(scale, Tensor) or scale.numel() == 1
+    return f"{float(scale):g}" if one else f"of shape {tuple(scale.shape)}"
 
 
 def image_frames(node: Mapping[str, Any]) -> list[Any]:

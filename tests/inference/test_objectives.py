@@ -201,17 +201,28 @@ def test_scale_on_latent_sites_is_a_beta_read_at_every_call(objective):
         objective().evaluate(model, guide, x)
 
 
-def test_masked_images_and_pixels():
+def test_scale_may_differ_from_image_to_image():
+    vae = tiny_pair("markov", "top_down")
+    x = images_of(vae)
+    scale = torch.tensor([0.5, 1.0, 2.0]).double()
+    for make in (ELBO, lambda **k: ImportanceWeightedELBO(3, gradient="dreg", **k)):
+        torch.manual_seed(0)
+        bound = make().evaluate(Scaled(vae.model, scale), Scaled(vae.guide, scale), x).bound
+        for i in range(3):
+            torch.manual_seed(0)
+            torch.testing.assert_close(bound[i], make(beta=float(scale[i])).evaluate(vae.model, vae.guide, x).bound[i])
+    with pytest.raises(HVAEError, match=r"scale of shape \(3,\) in the model and 1 in the guide"):
+        ELBO().evaluate(Scaled(vae.model, scale), vae.guide, x)
+
+
+def test_masked_images():
     """A masked image counts nothing in any term, whatever the estimator."""
     vae = tiny_pair("markov", "top_down")
     x = images_of(vae, 4)
     mask = torch.tensor([True, False, True, False])
-    for objective in (ELBO(), ELBO(gradient="rao_blackwell"), ELBO(gradient="stl"), ImportanceWeightedELBO(3)):
+    for objective in (ELBO(), ELBO(gradient="rao_blackwell"), ImportanceWeightedELBO(3)):
         masked = [poutine.mask(p, mask) for p in (vae.model, vae.guide)]
-        if objective.gradient == "stl":
-            continue  # wants modules
-        if objective.gradient == "rao_blackwell":
-            masked[0].A = vae.model.A
+        masked[0].A = vae.model.A
         evaluation = objective.evaluate(*masked, x)
         for term in (evaluation.bound, *evaluation.terms.values()):
             assert (term[~mask] == 0).all() and (term[mask] != 0).all()
