@@ -61,7 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise HVAEError(f"{out} exists; give another path, or --overwrite.")
     for line in _write(make, given, out, overwrite):
         print(line)
-    print(f"next: pyro-hvae export RUN --patches {out} --textures none --out posterior.nc")
     return 0
 
 
@@ -88,6 +87,8 @@ def _write(make: Callable[..., Any], given: dict[str, Any], out: Path, overwrite
     lines = [f"{out}: {counts} of {size}"]
     if data.train.sizes["image"] and len(set(data.train["family"].values)) > 1:
         lines.append(str(pixel_decoding(data)))
+    limit = data.test.sizes["image"]
+    lines.append(f"next: pyro-hvae export RUN --patches {out} --textures none --limit {limit} --out posterior.nc")
     return lines
 
 

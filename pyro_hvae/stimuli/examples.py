@@ -16,7 +16,7 @@ MULTIPLE = 16  # of the side: four scales of a steerable pyramid
 SMALLEST_SIDE = 64
 FEWEST_PERIODS = 3  # in the photograph: slower components are shading, not texture
 #: Homogeneous regions of embedded photographs: name → photograph, top, left; 128×128 pixels at full size.
-EMBEDDED_CROPS = {"lawn": ("camera", 384, 384), "wood": ("coffee", 272, 472)}
+EMBEDDED_CROPS = {"lawn": ("camera", 296, 384), "wood": ("coffee", 272, 472)}
 CROP_SIDE = 128
 
 

@@ -20,7 +20,7 @@ COVERAGE = 0.95
 
 @dataclass(frozen=True)
 class PixelDecoding:
-    """Part of the test patches whose family is told from pixels, with its interval, and the level of guessing."""
+    """Part of the test patches whose family is told from pixels, its interval, and what naming one family would give."""
 
     accuracy: float
     low: float
@@ -63,7 +63,7 @@ def pixel_decoding(patches: PatchData, *, seed: int = 0) -> PixelDecoding:
     ]
     resampled = [_resampled(groups, rng) for _ in range(RESAMPLINGS)]
     low, high = np.quantile(resampled, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    chance = float(np.unique(family, return_counts=True)[1].max() / len(family))
+    chance = float(np.unique(patches.test["family"].values, return_counts=True)[1].max() / patches.test.sizes["image"])
     images = sum(map(len, groups))
     return PixelDecoding(float(correct.mean()), float(low), float(high), chance, len(families), len(correct), images)
 

@@ -35,6 +35,8 @@ def test_conditions_differ_at_the_inducers_only(made):
     assert (made["illusory"] == made["rotated"])[nearest > RADIUS + 1].all()
     inside = (np.abs(x) < SQUARE / 2 - 1) & (np.abs(y) < SQUARE / 2 - 1)
     assert not made["illusory"][inside].any() and made["rotated"][inside].any()
+    corner = np.s_[3:17, 3:17]  # about the corner of the square at 9.5
+    np.testing.assert_array_equal(made["rotated"][corner], made["illusory"][corner][::-1, ::-1])
     for image in made.values():  # four-fold symmetry
         np.testing.assert_array_equal(image, image[::-1])
         np.testing.assert_array_equal(image, image[:, ::-1])

@@ -107,6 +107,23 @@ def test_an_object_alone_moves_where_it_is(data):
     np.testing.assert_allclose(seen, centre[:2] / centre[2], atol=0.12)
 
 
+def test_flow_of_the_object_follows_from_its_labels(data):
+    """Seen from where the labels say it is, moving as they say, after a moment."""
+    chosen, x = fields(data.test, "object")
+    rays, dt = retina(17, 45), 1e-4
+    for i in range(0, chosen.sizes["image"], 5):
+        one = chosen.isel(image=i)
+        eye = axes_of_gaze(one["gaze_azimuth"].item(), one["gaze_elevation"].item())
+        centre, velocity = (np.array([one[f"object_{v}{a}"].item() for a in "xyz"]) for v in ("", "v"))
+        reached = depth_of_sphere(rays, centre @ eye, 0.3)[..., None]
+        seen = np.abs(x[i]).max(0) > 0
+        assert np.isfinite(reached[seen]).all()
+        before = (rays * reached)[seen] @ eye.T
+        after = (before + velocity * dt) @ eye
+        moved = (after[:, :2] / after[:, 2:] - rays[seen][:, :2]) / dt
+        np.testing.assert_allclose(x[i][:, seen].T, moved, rtol=0.02, atol=1e-3)
+
+
 def test_a_set(tmp_path, data):
     same, other = (optic_flow(17, train=0, test=250, seed=s) for s in (1, 2))
     assert data.test.identical(same.test) and data.test["x"].values.tobytes() != other.test["x"].values.tobytes()
