@@ -10,6 +10,7 @@ from pyro_hvae.analysis.reconstruction import reconstructions
 from pyro_hvae.analysis.registry import ANALYSES, Analysis
 from pyro_hvae.analysis.report import analyse
 from pyro_hvae.analysis.samples import ancestral_samples
+from pyro_hvae.analysis.selectivity import texture_selectivity
 from pyro_hvae.analysis.trust import trust
 from pyro_hvae.analysis.tuning import gabor_fits
 from pyro_hvae.files import open_posterior
@@ -28,5 +29,6 @@ __all__ = [
     "open_posterior",
     "projective_fields",
     "reconstructions",
+    "texture_selectivity",
     "trust",
 ]

@@ -76,5 +76,7 @@ def _points(axis: Axes, dataset: xr.Dataset, name: str, dim: str, colours: list[
         axis.errorbar(place, value, None if np.isnan(se) else 1.96 * se, fmt="o", ms=4, capsize=2, color=colour)
     axis.axhline(0, color=style.GREY, lw=0.6)
     axis.set(xticks=range(len(labels)), xlim=(-0.6, len(labels) - 0.4))
-    steep = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(labels) > 3 else {}
-    axis.set_xticklabels(labels, **steep)
+    if len(labels) > 3:
+        axis.set_xticklabels(labels, rotation=45, ha="right", rotation_mode="anchor")
+    else:
+        axis.set_xticklabels(labels)

@@ -15,6 +15,7 @@ from pyro_hvae.analysis.decoding import decode_family, plot_texture_decoding
 from pyro_hvae.analysis.fields import plot_projective_fields, projective_fields
 from pyro_hvae.analysis.reconstruction import plot_reconstruction, reconstructions
 from pyro_hvae.analysis.samples import ancestral_samples, plot_ancestral_samples
+from pyro_hvae.analysis.selectivity import plot_texture_selectivity, texture_selectivity
 from pyro_hvae.analysis.style import Picture
 from pyro_hvae.analysis.trust import plot_trust, trust
 from pyro_hvae.analysis.tuning import gabor_fits, plot_gabor_fits
@@ -87,6 +88,11 @@ ANALYSES: dict[str, Analysis] = {
             "texture_decoding", "Texture family decoding", decode_family, plot_texture_decoding,
             needs=("observed_data/x", "posterior_moments/*", "constant_data/family", "constant_data/split"),
             headlines=("accuracy",),
+        ),
+        Analysis(
+            "texture_selectivity", "Texture-selective z2 dimensions", texture_selectivity, plot_texture_selectivity,
+            needs=(*MOMENTS, "posterior_moments/z2_mean", "constant_data/family", "constant_data/split"),
+            headlines=("selective_count",),
         ),
         Analysis(
             "noise_correlations", "Noise and signal correlations", noise_correlations, plot_noise_correlations,

@@ -186,9 +186,8 @@ def _plot_map(axis: Axes, dataset: xr.Dataset, side: int) -> None:
     angle = np.radians(dataset["orientation"].values)
     step = np.stack([half * np.cos(angle), -half * np.sin(angle)], -1)
     centre = np.stack([dataset["x"].values, dataset["y"].values], -1)
-    lines = LineCollection(
-        np.stack([centre - step, centre + step], 1), cmap="viridis", array=frequency, lw=1.1, alpha=0.9
-    )
+    ends = zip(map(tuple, centre - step), map(tuple, centre + step), strict=True)
+    lines = LineCollection([*ends], cmap="viridis", array=frequency, lw=1.1, alpha=0.9)
     lines.set_clim(0, 0.5)
     axis.add_collection(lines)
     axis.set(xlim=(-0.5, side - 0.5), ylim=(side - 0.5, -0.5), xlabel="x (pixels)", ylabel="y (pixels)", aspect="equal")

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from pyro_hvae.analysis import decode_family, open_posterior
-from pyro_hvae.analysis.decoding import log_norm, log_power_spectrum
+from pyro_hvae.analysis.decoding import PENALTIES, log_norm, log_power_spectrum
 from pyro_hvae.errors import HVAEError
 
 
@@ -74,6 +74,39 @@ def test_unbalanced_families_keep_chance_at_one_over_their_number(plant):
         value, low, high = at(found, feature)
         assert low < 0.5 < high
         assert abs(value - 0.5) < 0.2
+
+
+def test_families_that_differ_in_noise_correlations_only(plant, edit):
+    """Two families with correlations of opposite sign in a few pairs: z1 means at chance, noise correlations decode them."""
+    truth = plant(separation=0.0, natural=2, train=100, test=100, families=("a", "b"))
+
+    def opposed(tree):
+        r = tree["posterior_moments"]["z1_correlation"]
+        rng = np.random.default_rng(0)
+        r[:] = 0.1 * rng.normal(size=r.shape)
+        sign = np.where(tree["constant_data"]["family"].values.astype(str) == "a", 1.0, -1.0)
+        r[:, :6, :6] += 0.05 * sign[:, None, None]
+
+    with open_posterior(edit(truth.path, opposed)) as tree:
+        found = decode_family(tree, ["z1_mean", "z1_correlation"])
+    assert at(found, "z1_mean")[1] < 0.5 < at(found, "z1_mean")[2]
+    value, low, _ = at(found, "z1_correlation")
+    # 15 informative of 276 features, each at a distance of one s.d.: Phi(sqrt(15) / 2) = 0.974 is the best possible.
+    assert low > 0.6
+    assert value < 0.974 + 0.05
+    assert set(found["penalty"].values) <= set(PENALTIES)
+
+
+def test_correlations_that_are_zero_by_construction_are_not_decoded(planted, edit):
+    def silence(tree):
+        tree["posterior_moments"]["z1_variance_from_z2"][:] = 0.0
+
+    with open_posterior(edit(planted.path, silence)) as tree:
+        with pytest.raises(HVAEError, match="z1_correlation cannot be decoded: zero noise correlation by construction"):
+            decode_family(tree, ["z1_correlation"])
+        found = decode_family(tree)
+    assert "z1_correlation" not in found["feature"]
+    assert "z1_correlation is not decoded: zero noise correlation by construction" in found.attrs["notes"]
 
 
 def test_image_features():
