@@ -30,12 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the audit and its figure; print the numbers."""
     from pathlib import Path
 
-    from rich.console import Console
-    from rich.table import Table
-
-    from pyro_hvae.analysis import collect
-    from pyro_hvae.analysis.guide_audit import guide_audit, plot_guide_audit
-    from pyro_hvae.analysis.report import formatted, png
+    from pyro_hvae.analysis.audit_report import audit_report
     from pyro_hvae.errors import HVAEError
     from pyro_hvae.inference.audit import audit
     from pyro_hvae.inference.fit import torch_device
@@ -59,15 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         seed=arguments.seed,
     )
-    result = guide_audit(tree)
-    picture = plot_guide_audit(result)
-    out.with_suffix(".png").write_bytes(png(picture))
-    table = Table("", "value", "unit", title=f"How much of the guide's posterior is real: {source}")
-    for entry in collect(result):
-        table.add_row(entry["title"], formatted(entry), entry["unit"])
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
-    for note in filter(None, result.attrs["notes"].splitlines()):
-        print(f"note: {note}")
-    print(f"{picture.caption}\n{out}, {out.with_suffix('.png')}")
+    print(f"How much of the guide's posterior is real: {source}")
+    print(audit_report(tree, out.with_suffix(".png")))
+    print(out)
     return 0

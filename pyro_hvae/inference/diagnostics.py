@@ -25,7 +25,8 @@ def pareto_k(log_weights: NDArray) -> NDArray:
 
 def _psis(rows: NDArray) -> NDArray:
     if hasattr(arviz, "psislw"):  # arviz < 1
-        return np.asarray(arviz.psislw(rows)[1])
+        with np.errstate(over="ignore"):  # in its profile of the Pareto fit, harmless there
+            return np.asarray(arviz.psislw(rows)[1])
     from arviz_stats.base import array_stats
 
     return np.asarray(array_stats.psislw(rows, axis=-1)[1])

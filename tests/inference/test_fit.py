@@ -103,7 +103,7 @@ def test_seed_decides_the_course():
 
 
 def test_every_epoch_shows_every_patch_once_in_another_order():
-    from pyro_hvae.inference import fit as module
+    from pyro_hvae.inference import loop as module
 
     seen = []
 
@@ -329,7 +329,8 @@ SCRIPT = textwrap.dedent(
     """
     import os, signal, sys, torch
     from small import small_data, small_pair
-    from pyro_hvae.inference import fit as module, runs
+    from pyro_hvae.inference import loop as module, runs
+    from pyro_hvae.inference.fit import fit
     torch.set_num_threads(1)
     how, at, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     number = getattr(signal, how.split("-")[0])
@@ -350,7 +351,7 @@ SCRIPT = textwrap.dedent(
                     os.kill(os.getpid(), number)
                 super().__call__(x, step)
         module.TrainingStep = Killed
-    run = module.fit(small_pair(), small_data(), out=out, steps=40, batch=20, learning_rate=1e-2, log_every=10,
+    run = fit(small_pair(), small_data(), out=out, steps=40, batch=20, learning_rate=1e-2, log_every=10,
                      evaluate_every=20, checkpoint_every=7, progress=False, device="cpu", beta={"z2": "0:0,30:1"})
     print(run.interrupted, run.step)
     """

@@ -10,9 +10,10 @@ from small import DIMS, SIZE, small_data, small_linear, small_pair
 
 import pyro_hvae as hvae
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.inference import posterior
+from pyro_hvae.inference import moments as moments_module
 from pyro_hvae.inference.diagnostics import effective_sample_size, pareto_k, share_trusted
-from pyro_hvae.inference.posterior import export_posterior, projective_field
+from pyro_hvae.inference.generative import conditional_field, projective_field
+from pyro_hvae.inference.posterior import export_posterior
 from pyro_hvae.programs import HVAE, MarkovModel, TopDownGuide
 
 
@@ -182,7 +183,7 @@ def test_chunked_files_hold_what_one_chunk_holds(tmp_path, monkeypatch, name):
     """An affine guide's z2 is exact, so results must not depend on how images were split into chunks."""
     vae, data = affine_top_down(), small_data()
     whole = export_posterior(vae, data.test, moment_draws=8)
-    monkeypatch.setattr(posterior, "MEMORY", 20_000)
+    monkeypatch.setattr(moments_module, "MEMORY", 20_000)
     with export_posterior(vae, data.test, moment_draws=8, path=tmp_path / name) as tree:
         assert tree["posterior_moments"].sizes["image"] == 60
         for variable in ("z2_mean", "z2_variance", "z2_kl"):
@@ -265,7 +266,7 @@ def test_export_leaves_the_random_state_alone_and_repeats():
 
 def test_conditional_fields_of_an_affine_prior_are_its_weights():
     vae = affine_top_down()
-    location, log_scale = posterior.conditional_field(vae.model, 2)
+    location, log_scale = conditional_field(vae.model, 2)
     head = vae.model.conditionals[0][1]
     np.testing.assert_allclose(location, head.weight[:6].detach().T, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(log_scale, 0.5 * head.weight[6:].detach().T, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,263 @@
+"""The loop of a training run: batches, schedules, logging, checkpoints, signals."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.inference.config import FitConfig
+from pyro_hvae.inference.objectives import ELBO
+from pyro_hvae.inference.progress import Progress
+from pyro_hvae.inference.runs import Checkpoint, RunDirectory, fingerprint
+from pyro_hvae.inference.step import TrainingStep
+from pyro_hvae.programs import HVAE
+from pyro_hvae.stimuli import PatchData
+
+
+@dataclass(frozen=True)
+class Run:
+    """What :func:`fit` returns."""
+
+    vae: HVAE
+    """The pair that was passed in, trained in place."""
+    history: xr.Dataset
+    """By ``step`` (means since the previous row): ``bound`` (annealed), ``elbo`` (un-annealed), ``reconstruction``,
+    ``kl_z1``, … in nats an image; ``beta_*``, ``learning_rate``, ``grad_norm``, ``clipped``, ``skipped``, ``seconds``.
+    By ``evaluation`` (the step): ``test_elbo``, ``test_reconstruction``, ``test_kl_*`` on held-out patches, un-annealed."""
+    step: int
+    """Steps taken."""
+    path: Path | None
+    """The run directory, if one was asked for."""
+    interrupted: str | None
+    """Name of the signal that stopped the run before its end, or None."""
+
+
+class Loop:
+    """One run of :func:`~pyro_hvae.inference.fit.fit`: the state between steps, on disk and off."""
+
+    def __init__(
+        self,
+        vae: HVAE,
+        data: PatchData,
+        objective: Any,
+        config: FitConfig,
+        directory: RunDirectory | None,
+        described: dict[str, Any],
+        device: torch.device,
+    ):
+        self.vae, self.config, self.directory, self.device = vae, config, directory, device
+        self.described, self.fingerprint = described, fingerprint(described)
+        self.x = torch.from_numpy(np.ascontiguousarray(data.train["x"].values)).to(device)
+        self.test = torch.from_numpy(data.test["x"].values[: config.evaluate_images]).to(device)
+        trained = {"both": vae, "model": vae.model, "guide": vae.guide}[config.train]
+        ids = {id(p) for p in trained.parameters()}
+        self.named = {name: p for name, p in vae.named_parameters() if id(p) in ids and p.requires_grad}
+        self.optimizer = torch.optim.Adam(self.named.values(), lr=config.learning_rate(0), fused=True)
+        like = next(iter(self.named.values()))
+        self.betas = {site: torch.ones((), dtype=like.dtype, device=device) for site, _ in config.beta}
+        self.step = TrainingStep(vae, objective, self.optimizer, self.betas, config.clip, config.skip)
+        self.rows: list[dict[str, float]] = []
+        self.evaluations: list[dict[str, float]] = []
+        self.done = 0
+        self.order: tuple[int, Tensor] | None = None
+        self.interrupted: str | None = None
+
+    def run(self, resume: bool, progress: bool) -> Run:
+        config = self.config
+        frozen = [p for p in self.vae.parameters() if p.requires_grad and all(p is not q for q in self.named.values())]
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), _Signals(self), _frozen(frozen):
+            torch.manual_seed(config.seed)
+            if resume:
+                self._resume()
+            with Progress(config.steps, self.done, enabled=progress) as bar:
+                began = time.perf_counter()
+                while self.done < config.steps and self.interrupted is None:
+                    step = self.done
+                    for group in self.optimizer.param_groups:
+                        group["lr"] = config.learning_rate(step)
+                    for site, schedule in config.beta:
+                        self.betas[site].fill_(schedule(step))
+                    self.step(self._batch(step), step)
+                    self.done = step + 1
+                    last = self.done == config.steps or self.interrupted is not None
+                    if last or self.done % config.log_every == 0 or self.done % config.checkpoint_every == 0:
+                        self._log(time.perf_counter() - began)
+                        bar.update(self.rows[-1])
+                        began = time.perf_counter()
+                    if last or self.done % config.evaluate_every == 0:
+                        self.evaluations.append({"evaluation": self.done, **self.evaluate()})
+                        bar.evaluated(self.evaluations[-1])
+                    if last or self.done % config.checkpoint_every == 0:
+                        self._save()
+        self.vae.record = self.described | {"step": self.done}
+        path = self.directory.path if self.directory else None
+        return Run(self.vae, self._history(), self.done, path, self.interrupted)
+
+    # -- data
+
+    def _batch(self, step: int) -> Tensor:
+        """The batch of a step is a function of seed and step alone: every epoch its own permutation, the rest dropped."""
+        batch = self.config.batch
+        epoch, position = divmod(step, len(self.x) // batch)
+        if self.order is None or self.order[0] != epoch:
+            generator = torch.Generator().manual_seed((self.config.seed << 32) + epoch)
+            self.order = (epoch, torch.randperm(len(self.x), generator=generator).to(self.device))
+        return self.x[self.order[1][position * batch : (position + 1) * batch]]
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Un-annealed ELBO and its terms on held-out patches; leaves the random state of the training alone."""
+        sums: dict[str, float] = {}
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.config.seed)
+            for x in self.test.split(500):
+                evaluation = ELBO().evaluate(self.vae.model, self.vae.guide, x)
+                for name, term in {"test_elbo": evaluation.elbo, **evaluation.terms}.items():
+                    sums[name] = sums.get(name, 0.0) + float(term.double().sum())
+        return _nats({name: total / len(self.test) for name, total in sums.items()}, "test_")
+
+    # -- history and checkpoints
+
+    def _log(self, seconds: float) -> None:
+        metrics = self.step.fetch()
+        if metrics.first_bad is not None:
+            raise HVAEError(self._explain(metrics.first_bad, metrics.bad_terms))
+        step = self.done - 1
+        self.rows.append({
+            "step": self.done,
+            **_nats(metrics.means, ""),
+            **{f"beta_{site}": schedule(step) for site, schedule in self.config.beta},
+            "learning_rate": self.config.learning_rate(step),
+            "clipped": metrics.clipped,
+            "skipped": metrics.skipped,
+            "seconds": seconds,
+        })  # fmt: skip
+
+    def _explain(self, step: int, terms: tuple[str, ...]) -> str:
+        names = {"x": "reconstruction", "grad_norm": "gradient"} | {s: f"KL of {s}" for s in self.vae.sites}
+        culprits = [names[t] for t in terms if t in names and (t != "grad_norm" or len(terms) == 1)]
+        checkpoints = self.directory.checkpoints() if self.directory else []
+        good = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
+        return (
+            f"step {step}: not finite: {', '.join(culprits) or 'the bound'}. The parameters were left as before that step; "
+            f"{good}. Lower the learning rate, raise beta more slowly, or set clip=..."
+        )
+
+    def _save(self) -> None:
+        if self.directory is None:
+            return
+        tensors = {f"vae.{name}": tensor for name, tensor in self.vae.state_dict().items()}
+        for name, p in self.named.items():
+            for key, value in self.optimizer.state[p].items():
+                tensors[f"optimizer.{name}.{key}"] = value
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        self.directory.write_history(self._history())  # first: rows beyond the checkpoint are dropped on resuming
+        self.directory.write_checkpoint(Checkpoint(self.done, tensors, self.fingerprint))
+
+    def _resume(self) -> None:
+        assert self.directory is not None
+        checkpoint = self.directory.latest()
+        if checkpoint.configuration != self.fingerprint:
+            raise HVAEError(f"the newest checkpoint of {self.directory.path} is of another configuration")
+        checkpoint.load_into(self.vae)
+        for name, p in self.named.items():
+            prefix = f"optimizer.{name}."
+            state = {k[len(prefix):]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}  # fmt: skip
+            self.optimizer.state[p] = {k: v.to(self.device) for k, v in state.items()}
+        torch.set_rng_state(checkpoint.tensors["rng.cpu"])
+        if self.device.type == "cuda" and "rng.cuda" in checkpoint.tensors:
+            torch.cuda.set_rng_state(checkpoint.tensors["rng.cuda"], self.device)
+        self.done = checkpoint.step
+        history = self.directory.history()
+        self.rows = [r for r in _records(history, "step") if r["step"] <= self.done]
+        self.evaluations = [r for r in _records(history, "evaluation") if r["evaluation"] <= self.done]
+
+    def _history(self) -> xr.Dataset:
+        variables: dict[str, Any] = {}
+        for dim, records in (("step", self.rows), ("evaluation", self.evaluations)):
+            for name in records[0] if records else ():
+                kind = np.int64 if name in ("step", "evaluation", "clipped", "skipped") else np.float64
+                variables[name] = (dim, np.array([r[name] for r in records], kind), _attributes(name))
+        coordinates = {name: variables.pop(name) for name in ("step", "evaluation") if name in variables}
+        return xr.Dataset(variables, coordinates)
+
+
+def _nats(terms: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """Terms under their names in the history: log p(x|z) is ``reconstruction``, log p - log q of a site minus its KL."""
+    named = {}
+    for name, value in terms.items():
+        if name == "x":
+            named[f"{prefix}reconstruction"] = value
+        elif name in ("bound", "elbo", "grad_norm", "test_elbo"):
+            named[name] = value
+        else:
+            named[f"{prefix}kl_{name}"] = -value
+    return named
+
+
+def _attributes(name: str) -> dict[str, str]:
+    if name == "seconds":
+        return {"units": "s"}
+    in_nats = name in ("bound", "elbo") or "kl_" in name or "reconstruction" in name or name == "test_elbo"
+    return {"units": "nats/image"} if in_nats else {}
+
+
+def _records(history: xr.Dataset, dim: str) -> list[dict[str, float]]:
+    if dim not in history.coords:
+        return []
+    names = [dim, *(str(n) for n in history.data_vars if history[n].dims == (dim,))]
+    columns = [history[n].values.tolist() for n in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+class _frozen:
+    """Parameters that are not trained do not require gradients meanwhile."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter]):
+        self.parameters = parameters
+
+    def __enter__(self) -> None:
+        for p in self.parameters:
+            p.requires_grad_(False)
+
+    def __exit__(self, *exception: object) -> None:
+        for p in self.parameters:
+            p.requires_grad_(True)
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM end the loop after the step under way; a second Ctrl-C ends it at once."""
+
+    def __init__(self, loop: Loop):
+        self.loop = loop
+        self.previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.loop.interrupted = signal.Signals(number).name
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
