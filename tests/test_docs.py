@@ -1,0 +1,153 @@
+"""The documentation: links lead somewhere, commands parse, Python runs, and tables agree with what is built."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import small_data, small_pair
+
+import pyro_hvae as hvae
+from pyro_hvae.cli import parser
+
+ROOT = Path(__file__).parents[1]
+HIDDEN = {".venv", ".venv-arviz1", "runs", "build", ".pytest_cache", ".hypothesis"}
+PAGES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.md") if not HIDDEN & {*p.relative_to(ROOT).parts})
+MODEL_PAGES = [page for page in PAGES if page.parent == Path("docs/models")]
+
+
+def text(page: Path) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def prose(page: Path) -> str:
+    """The page without its code."""
+    return re.sub(r"```.*?```|`[^`\n]*`", "", text(page), flags=re.DOTALL)
+
+
+def anchor(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    return {anchor(heading) for heading in re.findall(r"^#+ (.*)$", text(page), re.MULTILINE)}
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of code that call the command line, without their comments."""
+    lines = re.findall(r"^ {4}(?:PIP\S+ )?(pyro-hvae .*)$", text(page), re.MULTILINE)
+    return [line.split("  #")[0].strip() for line in lines]
+
+
+def python(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text(page), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_relative_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, fragment = target.partition("#")
+        path = (ROOT / page).parent / file if file else ROOT / page
+        assert path.exists(), f"{page}: {target}"
+        if fragment:
+            assert fragment in anchors(path.resolve().relative_to(ROOT)), f"{page}: {target}"
+
+
+def test_every_page_of_the_documentation_is_reached_from_its_index():
+    reached, todo = set(), [Path("docs/index.md")]
+    while todo:
+        page = todo.pop()
+        if page in reached or page not in PAGES:
+            continue
+        reached.add(page)
+        links = re.findall(r"\]\(([^)\s#]+\.md)", text(page))
+        todo += [((ROOT / page).parent / link).resolve().relative_to(ROOT) for link in links]
+    assert {page for page in PAGES if page.parts[0] == "docs"} <= reached
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=str)
+def test_commands_parse(page):
+    for command in commands(page):
+        arguments = shlex.split(command)[1:]
+        parsed = parser().parse_args(arguments)
+        preset = getattr(parsed, "preset", None)
+        assert preset is None or preset in hvae.PRESETS, command
+
+
+@pytest.mark.parametrize("page", MODEL_PAGES, ids=str)
+def test_python_of_model_pages_runs(page):
+    names: dict = {}
+    for block in python(page):
+        exec(compile(block, str(page), "exec"), names)
+
+
+def test_a_guide_of_ones_own_is_a_guide():
+    names: dict = {}
+    (block,) = python(Path("docs/models/guides.md"))
+    exec(compile(block, "guides.md", "exec"), names)
+    assert [bound.shape for bound in names["bounds"]] == [(5,), (5,)]
+    assert all(torch.isfinite(bound).all() for bound in names["bounds"])
+
+
+def test_python_of_the_training_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    real = hvae.fit
+    tiny = dict(steps=3, batch=20, progress=False, device="cpu")
+    monkeypatch.setattr(hvae, "fit", lambda *args, **kwargs: real(*args, **(kwargs | tiny)), raising=False)
+    names = {"vae": small_pair(), "data": small_data()}
+    for block in python(Path("docs/training.md")):
+        exec(compile(block, "training.md", "exec"), names)
+    assert names["run"].step == 3 and names["run"].interrupted is None
+    assert sorted(p.name for p in Path("runs/first").iterdir()) == [
+        "checkpoints", "config.json", "heldout.nc", "history.nc",
+    ]  # fmt: skip
+    assert hvae.load("runs/first").latents == names["vae"].latents
+
+
+def test_python_of_the_posterior_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hvae.export_posterior(small_pair(), small_data(), draws=30, moment_draws=4, path="posterior.nc").close()
+    for block in python(Path("docs/posterior-file.md")):
+        exec(compile(block, "posterior-file.md", "exec"), {})
+
+
+def test_bottom_up_guide_has_the_moments_that_its_page_says():
+    """No variance of z1 from z2, and z1 correlations the identity; the top-down guide has both."""
+    moments = {}
+    for guide in ("bottom_up", "top_down"):
+        with hvae.export_posterior(small_pair(guide), small_data(), moment_draws=8, units=(0, 1, 2)) as tree:
+            moments[guide] = tree["posterior_moments"].to_dataset().load()
+    identity = np.broadcast_to(np.eye(3), moments["bottom_up"]["z1_correlation"].shape)
+    np.testing.assert_allclose(moments["bottom_up"]["z1_variance_from_z2"], 0, atol=1e-12)
+    np.testing.assert_allclose(moments["bottom_up"]["z1_correlation"], identity, atol=1e-7)
+    assert (moments["top_down"]["z1_variance_from_z2"] > 0).all()
+    assert not np.allclose(moments["top_down"]["z1_correlation"], identity, atol=1e-5)
+
+
+def test_parameter_counts_of_the_model_pages():
+    """Last column of the layer tables against the modules, built without storage."""
+    from pyro_hvae.programs import GUIDES, MODELS, PRESETS
+    from pyro_hvae.programs.hvae import published_hidden
+
+    counted = {}
+    with torch.device("meta"):
+        for name, preset in PRESETS.items():
+            hidden = published_hidden(preset.pixels, len(preset.dims))
+            common = dict(pixels=preset.pixels, dims=preset.dims, families=preset.families)
+            parts = (
+                MODELS[preset.model](**common, **hidden[preset.model]),
+                GUIDES[preset.guide](**common, **hidden[preset.guide]),
+            )
+            counted[name] = sum(p.numel() for part in parts for p in part.parameters())
+    listed = {}
+    for page in MODEL_PAGES:
+        for names, count in re.findall(r"^\| (\S*(?:VAE|IWAE)[^|]*?) \|.*\| ([\d,]{7,}) \|$", text(page), re.MULTILINE):
+            family = re.match(r"\D+", names)[0]
+            full = [name if name.startswith(family) else family + name for name in names.split(", ")]
+            listed |= dict.fromkeys(full, int(count.replace(",", "")))
+    assert listed == counted
