@@ -8,14 +8,19 @@ from dataclasses import dataclass
 import xarray as xr
 
 from pyro_hvae.analysis.activity import active_dimensions, plot_active_dimensions
+from pyro_hvae.analysis.aggregate import aggregate_posterior, plot_aggregate_posterior
 from pyro_hvae.analysis.bound import bound_terms, plot_bound_terms
+from pyro_hvae.analysis.conditional import contextual_prior, plot_contextual_prior
 from pyro_hvae.analysis.correlation_figure import plot_noise_correlations
 from pyro_hvae.analysis.correlations import noise_correlations
 from pyro_hvae.analysis.decoding import decode_family, plot_texture_decoding
 from pyro_hvae.analysis.fields import plot_projective_fields, projective_fields
+from pyro_hvae.analysis.inpainting import inpainting, plot_inpainting
+from pyro_hvae.analysis.receptive import plot_receptive_fields, receptive_fields
 from pyro_hvae.analysis.reconstruction import plot_reconstruction, reconstructions
 from pyro_hvae.analysis.samples import ancestral_samples, plot_ancestral_samples
 from pyro_hvae.analysis.selectivity import plot_texture_selectivity, texture_selectivity
+from pyro_hvae.analysis.sparseness import plot_sparseness, sparseness
 from pyro_hvae.analysis.style import Picture
 from pyro_hvae.analysis.trust import plot_trust, trust
 from pyro_hvae.analysis.tuning import gabor_fits, plot_gabor_fits
@@ -77,12 +82,29 @@ ANALYSES: dict[str, Analysis] = {
             needs=MOMENTS, headlines=("count", "kl"),
         ),
         Analysis(
+            "aggregate_posterior", "Aggregate posterior against the prior", aggregate_posterior, plot_aggregate_posterior,
+            needs=MOMENTS, headlines=("divergence",),
+        ),
+        Analysis(
             "projective_fields", "Projective fields", projective_fields, plot_projective_fields,
             needs=(*MOMENTS, "constant_data/*"), headlines=("area",),
         ),
         Analysis(
             "gabor_fits", "Gabor fits of z1 fields", gabor_fits, plot_gabor_fits,
             needs=MOMENTS, headlines=("localized_count", "goodness[localized]"),
+        ),
+        Analysis(
+            "receptive_fields", "Receptive fields of z1", receptive_fields, plot_receptive_fields,
+            needs=MOMENTS, headlines=("similarity",),
+        ),
+        Analysis(
+            "contextual_prior", "Contextual prior: z2 on z1", contextual_prior, plot_contextual_prior,
+            needs=(*MOMENTS, "constant_data/z2_to_z1_location", "constant_data/z2_to_z1_log_scale", "constant_data/z2_field"),
+            headlines=("effect",),
+        ),
+        Analysis(
+            "sparseness", "Sparseness of z1", sparseness, plot_sparseness,
+            needs=MOMENTS, headlines=("population[natural, treves_rolls]", "lifetime[natural, treves_rolls]"),
         ),
         Analysis(
             "texture_decoding", "Texture family decoding", decode_family, plot_texture_decoding,
@@ -101,6 +123,10 @@ ANALYSES: dict[str, Analysis] = {
         Analysis(
             "reconstruction", "Reconstruction", reconstructions, plot_reconstruction,
             needs=("observed_data/x", "posterior_predictive/x_mean"), headlines=("explained_variance",),
+        ),
+        Analysis(
+            "inpainting", "Inpainting", inpainting, plot_inpainting,
+            needs=("observed_data/mask", "observed_data/x", "posterior_predictive/x_mean"), headlines=("slope",),
         ),
         Analysis(
             "ancestral_samples", "Ancestral samples", ancestral_samples, plot_ancestral_samples,

@@ -5,6 +5,7 @@ import pytest
 import xarray as xr
 
 from pyro_hvae.analysis import bound_terms, open_posterior
+from pyro_hvae.analysis.bound import plot_bound_terms
 
 
 def test_terms_of_each_set_are_the_planted_ones(planted):
@@ -33,3 +34,20 @@ def test_terms_that_do_not_add_up_show(planted, edit):
 def test_unlabelled_images_count_as_natural(plant):
     with open_posterior(plant(labels=False).path) as tree:
         assert list(bound_terms(tree)["set"].values) == ["natural"]
+
+
+def test_evidence_stands_beside_the_bound(planted, edit):
+    """Evidence 3 nats above every ELBO, k-hat below 0.7 for a quarter of the images."""
+
+    def add(tree):
+        elbo = tree["bound"]["elbo"].values
+        k = np.where(np.arange(elbo.size) % 4 == 0, 0.5, 0.9)
+        evidence = {"log_evidence": elbo + 3.0, "standard_error": 0.1 + 0 * elbo, "pareto_k": k}
+        tree["evidence"] = xr.DataTree(xr.Dataset({name: ("image", values) for name, values in evidence.items()}))
+
+    with open_posterior(edit(planted.path, add)) as tree:
+        found = bound_terms(tree)
+    np.testing.assert_allclose(found["evidence_gap"], 3.0, atol=1e-4)
+    np.testing.assert_allclose(found["evidence"], found["bound"].sel(term="elbo") + 3.0, rtol=1e-6)
+    np.testing.assert_allclose(found["evidence_trusted"].sel(set="natural"), 0.25)
+    assert "Dash: log evidence" in plot_bound_terms(found).caption
