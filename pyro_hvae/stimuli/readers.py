@@ -30,6 +30,8 @@ def read_luminance(path: Path, gamma: str = "auto", channel: str = "luminance") 
     except FileNotFoundError:
         raise HVAEError(f"{path}: no such file.") from None
     except Exception as error:  # decoders raise anything from SyntaxError to struct.error on damaged files
+        if type(error).__name__ == "DecompressionBombError":
+            raise HVAEError(f"{path}: too large to be read ({error}); crop it, or make it smaller.") from error
         raise HVAEError(f"{path}: not an image, or a damaged one ({type(error).__name__}: {error}).") from error
     return to_luminance(pixels, gamma, str(path), channel)
 

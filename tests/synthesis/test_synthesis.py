@@ -101,8 +101,8 @@ def test_channel(tmp_path):
         texture_examples(side=64, channel="red")
 
 
-def test_photographs_that_are_no_examples(tmp_path, source):
-    """Grey without structure, tiny, holding NaN, not an image, alone."""
+def test_photographs_that_are_no_examples(tmp_path, source, monkeypatch):
+    """Grey without structure, tiny, huge, holding NaN, not an image, alone."""
     with pytest.raises(HVAEError, match="side is 60; expected a multiple of 16 from 64"):
         texture_examples(source, side=60)
     with pytest.raises(HVAEError, match="oat.png: 96×128 pixels; a patch has 256×256"):
@@ -111,6 +111,10 @@ def test_photographs_that_are_no_examples(tmp_path, source):
         texture_examples(source, side=64, families=["oats"])
     with pytest.raises(HVAEError, match="one photograph; expected two or more"):
         texture_examples(source, side=64, families=["oat"])
+    with monkeypatch.context() as small_limit:
+        small_limit.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
+        with pytest.raises(HVAEError, match="oat.png: too large to be read .*crop it, or make it smaller"):
+            texture_examples(source, side=64)
     (source / "note.png").write_text("not an image")
     with pytest.raises(HVAEError, match="note.png: not an image, or a damaged one"):
         texture_examples(source, side=64)
