@@ -16,7 +16,7 @@ from pyro_hvae.analysis.common import (
     result,
     selected,
 )
-from pyro_hvae.analysis.trust import GOOD_K
+from pyro_hvae.analysis.verdict import GOOD_K
 from pyro_hvae.files import sites
 
 

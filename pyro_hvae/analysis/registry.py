@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import xarray as xr
 
+from pyro_hvae.analysis.across import active_by_size, bound_by_particles, plot_active_by_size, plot_bound_by_particles
 from pyro_hvae.analysis.activity import active_dimensions, plot_active_dimensions
 from pyro_hvae.analysis.aggregate import aggregate_posterior, plot_aggregate_posterior
 from pyro_hvae.analysis.bound import bound_terms, plot_bound_terms
@@ -15,15 +16,15 @@ from pyro_hvae.analysis.correlation_figure import plot_noise_correlations
 from pyro_hvae.analysis.correlations import noise_correlations
 from pyro_hvae.analysis.decoding import decode_family, plot_texture_decoding
 from pyro_hvae.analysis.fields import plot_projective_fields, projective_fields
-from pyro_hvae.analysis.inpainting import inpainting, plot_inpainting
+from pyro_hvae.analysis.inpaint import inpainting, plot_inpainting
 from pyro_hvae.analysis.receptive import plot_receptive_fields, receptive_fields
 from pyro_hvae.analysis.reconstruction import plot_reconstruction, reconstructions
 from pyro_hvae.analysis.samples import ancestral_samples, plot_ancestral_samples
 from pyro_hvae.analysis.selectivity import plot_texture_selectivity, texture_selectivity
-from pyro_hvae.analysis.sparseness import plot_sparseness, sparseness
+from pyro_hvae.analysis.sparse import plot_sparseness, sparseness
 from pyro_hvae.analysis.style import Picture
-from pyro_hvae.analysis.trust import plot_trust, trust
 from pyro_hvae.analysis.tuning import gabor_fits, plot_gabor_fits
+from pyro_hvae.analysis.verdict import plot_trust, trust
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.files import schema, sites
 
@@ -57,6 +58,10 @@ class Analysis:
         if missing := self.missing(tree):
             raise HVAEError(f"{self.name} does not apply: the file lacks {', '.join(missing)}")
         return self.function(tree)
+
+    def picture(self, dataset: xr.Dataset) -> Picture:
+        """The figure of a result of :meth:`run`, and its caption."""
+        return self.plot(dataset)
 
 
 def _has(tree: xr.DataTree, path: str) -> bool:
@@ -132,6 +137,30 @@ ANALYSES: dict[str, Analysis] = {
             "ancestral_samples", "Ancestral samples", ancestral_samples, plot_ancestral_samples,
             needs=("prior_predictive/x_mean", "observed_data/x", "constant_data/sigma"),
             headlines=("kurtosis[samples]", "kurtosis[observed]"),
+        ),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of several files: ``function(results)`` of what the analysis ``of`` gave on each, ``plot(dataset)``."""
+
+    name: str
+    title: str
+    of: str
+    function: Callable[[Sequence[xr.Dataset]], xr.Dataset]
+    plot: Callable[[xr.Dataset], Picture]
+
+
+COMPARISONS: dict[str, Comparison] = {
+    comparison.name: comparison
+    for comparison in (
+        Comparison(
+            "bound_by_particles", "Bound by number of particles", "bound_terms", bound_by_particles, plot_bound_by_particles
+        ),
+        Comparison(
+            "active_by_size", "Active dimensions by size of z2", "active_dimensions", active_by_size, plot_active_by_size
         ),
     )
 }  # fmt: skip

@@ -24,7 +24,7 @@ import xarray as xr
 
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.common import collect, image_sets, number
-from pyro_hvae.analysis.registry import ANALYSES, Analysis
+from pyro_hvae.analysis.registry import ANALYSES, COMPARISONS, Analysis, Comparison
 from pyro_hvae.analysis.template import PAGE
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.files import ROOT_ATTRIBUTES, missing, open_posterior, sites
@@ -41,6 +41,7 @@ class _Outcome:
     png: bytes = b""
     caption: str = ""
     messages: list[tuple[str, str]] = field(default_factory=list)  # (kind, text); kind is note, absent or failed
+    dataset: xr.Dataset | None = None  # kept where a comparison of files needs it
 
 
 def analyse(
@@ -50,6 +51,7 @@ def analyse(
 ) -> Path:
     """Run every analysis that applies on every posterior file and write the report.
 
+    Figures of several files together (a sweep of z2, numbers of particles) are made where the files are of that kind.
     Writes ``report.html`` (self-contained), ``results.json`` and ``figures/*.png`` into ``out`` and returns the path of the
     report. Several files are set side by side. An analysis that does not apply to a file, or fails on it, is reported
     with its reason; the rest goes on.
@@ -85,7 +87,12 @@ def analyse(
             for outcome, tree, path in zip(parts, trees, files, strict=True)
             for entry in outcome.entries
         ]
-        page = _page(trees, files, labels, outcomes, results)
+        compared = {
+            comparison.title: picture
+            for comparison in COMPARISONS.values()
+            if (picture := _across(comparison, outcomes))
+        }
+        page = _page(trees, files, labels, outcomes, results, compared)
     figures = out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     for stale in figures.glob("*.png"):
@@ -94,6 +101,9 @@ def analyse(
         for label, outcome in zip(labels, parts, strict=True):
             if outcome.png:
                 (figures / f"{name}-{label}.png").write_bytes(outcome.png)
+    for comparison in COMPARISONS.values():
+        if comparison.title in compared:
+            (figures / f"{comparison.name}.png").write_bytes(compared[comparison.title][0])
     _write(out / "results.json", json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     _write(out / "report.html", page)
     return out / "report.html"
@@ -162,7 +172,7 @@ def _attempt(analysis: Analysis, tree: xr.DataTree, path: Path) -> _Outcome:
         dataset = analysis.run(tree)
         outcome.entries = collect(dataset)
         outcome.messages = [("note", note) for note in dataset.attrs["notes"].splitlines() if note]
-        picture = analysis.plot(dataset)
+        picture = analysis.picture(dataset)
         outcome.png, outcome.caption = png(picture), picture.caption
     except HVAEError as error:
         outcome.messages.append(("absent", str(error)))
@@ -173,7 +183,24 @@ def _attempt(analysis: Analysis, tree: xr.DataTree, path: Path) -> _Outcome:
         text = outcome.messages[-1][1]
         empty = {"name": analysis.name, "title": analysis.title, "value": None, "interval": None, "n": 0, "unit": ""}
         outcome.entries = [{"analysis": analysis.name} | empty | {"message": text}]
+    if analysis.name in {comparison.of for comparison in COMPARISONS.values()} and outcome.png:
+        outcome.dataset = dataset
     return outcome
+
+
+def _across(comparison: Comparison, outcomes: Mapping[str, Sequence[_Outcome]]) -> tuple[bytes, str] | None:
+    """PNG and caption of a figure of several files; None where they are not of the kind it compares."""
+    found = [outcome.dataset for outcome in outcomes[comparison.of] if outcome.dataset is not None]
+    if len(found) < 2:
+        return None
+    try:
+        picture = comparison.plot(comparison.function(found))
+        return png(picture), picture.caption
+    except HVAEError as error:
+        log.info("%s: %s", comparison.name, error)
+    except Exception:
+        log.exception("%s failed", comparison.name)
+    return None
 
 
 def _page(
@@ -182,6 +209,7 @@ def _page(
     labels: Sequence[str],
     outcomes: dict[str, list[_Outcome]],
     results: list[dict[str, Any]],
+    compared: Mapping[str, tuple[bytes, str]],
 ) -> str:
     headings = [_heading(tree, label) for tree, label in zip(trees, labels, strict=True)]
     sections, messages = [], []
@@ -217,6 +245,10 @@ def _page(
         files=described,
         glance=comparison(results),
         messages=messages,
+        compared=[
+            {"title": title, "png": base64.b64encode(image).decode(), "caption": caption}
+            for title, (image, caption) in compared.items()
+        ],
         sections=sections,
         provenance=[(name, [fact[name] for fact in facts]) for name in facts[0]],
     )

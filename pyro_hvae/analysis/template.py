@@ -58,6 +58,10 @@ PAGE = """<!doctype html>
 {% for message in messages %}<div class="message {{ message.kind }}"><b>{{ message.title }}</b>
 {%- if files|length > 1 %} ({{ message.heading }}){% endif %}: {{ message.text }}</div>{% endfor %}
 
+{% for figure in compared %}
+<figure><img alt="{{ figure.title }}" src="data:image/png;base64,{{ figure.png }}">
+<figcaption><b>{{ figure.title }}.</b> {{ figure.caption }}</figcaption></figure>
+{% endfor %}
 {% for section in sections %}
 <h2 id="{{ section.name }}">{{ section.title }}</h2>
 <p>{{ section.about }}</p>

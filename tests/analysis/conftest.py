@@ -56,6 +56,7 @@ class Planted:
     draws: int = 30
     units: int = 24  # z1 units correlated, the first of the active ones, in blocks of BLOCK_UNITS
     labels: bool = True
+    particles: int = 1
     seed: int = 0
 
     def bayes_accuracy(self) -> float:
@@ -93,7 +94,7 @@ class Planted:
         family, split = np.array(labels).T
         weights = self.generative_map()
         groups, constants = self._images(family, split, weights, rng), self._constants(weights, rng)
-        with PosteriorWriter(self.path, ATTRIBUTES) as writer:
+        with PosteriorWriter(self.path, ATTRIBUTES | {"particles": self.particles}) as writer:
             for start in range(0, len(family), BLOCK):
                 here = slice(start, start + BLOCK)
                 writer.append({name: dataset.isel(image=here) for name, dataset in groups.items()})

@@ -98,7 +98,7 @@ def test_receptive_fields_of_linear_units_are_their_weights(plant, edit):
     # Half of the variance is noise; of the signal a share of about pixels / images is lost in fitting (100 of 600).
     assert 0.35 < np.median(found["unit_explained"].values[10:]) < 0.52
     cosines = [np.corrcoef(found["receptive_field"].values[k], weights[:, k])[0, 1] for k in range(10)]
-    assert min(cosines) > 0.95
+    assert min(cosines) > 0.9
     assert found["unit_similarity"].values[0] > 0.95 > 0.5 > np.abs(found["unit_similarity"].values[1:]).max()
     plot_receptive_fields(found)
 

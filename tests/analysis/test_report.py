@@ -5,14 +5,17 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_hvae.analysis import ANALYSES, analyse, collect, open_posterior
+from pyro_hvae.analysis import ANALYSES, analyse, collect, open_posterior, style
 from pyro_hvae.analysis import registry as registry_module
 from pyro_hvae.analysis.registry import find
 from pyro_hvae.analysis.report import comparison, file_labels, formatted
 from pyro_hvae.errors import HVAEError
+
+from .conftest import Planted
 
 #: What applies to a planted file: all but what needs masked images.
 APPLY = set(ANALYSES) - {"inpainting"}
@@ -28,10 +31,27 @@ def strict(path):
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Fewer images than elsewhere: here it matters what is reported, not how well it is estimated."""
+    truth = {"natural": 80, "train": 24, "test": 16, "units": 14}
+    return Planted(tmp_path_factory.mktemp("planted") / "planted.nc", **truth).write()
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures are most of the time of a report; they are drawn where they matter."""
     monkeypatch.setattr("pyro_hvae.analysis.report.png", lambda picture: b"not drawn")
+    monkeypatch.setattr(registry_module.Analysis, "picture", lambda self, dataset: style.Picture(None, ""))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Two analyses only, where it does not matter which."""
+    chosen = {name: ANALYSES[name] for name in ("bound_terms", "reconstruction")}
+    monkeypatch.setattr("pyro_hvae.analysis.report.ANALYSES", chosen)
+    monkeypatch.setattr("pyro_hvae.analysis.report.COMPARISONS", {})
+    return chosen
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +68,7 @@ def test_every_analysis_is_in_results_with_value_uncertainty_n_unit_and_origin(r
             continue
         assert set(entry) >= KEYS
         assert ("se" in entry) != ("interval" in entry)
-        assert entry["n"] > 0
+        assert entry["n"] > 0 or entry["value"] is None  # no unit of that kind
         assert entry["file"] == str(planted.path)
         assert entry["attributes"]["preset"] == "planted"
         assert entry["attributes"]["schema_version"] == "1"
@@ -61,7 +81,7 @@ def test_results_are_those_of_the_functions(report, planted):
         for analysis in map(find, APPLY):
             for entry in collect(analysis.run(tree)):
                 found = results.pop((entry["analysis"], entry["name"]))
-                assert found["value"] == pytest.approx(entry["value"], rel=1e-9)
+                assert found["value"] == (None if entry["value"] is None else pytest.approx(entry["value"], rel=1e-9))
     assert all("message" in entry for entry in results.values())
 
 
@@ -79,7 +99,7 @@ def test_page_is_self_contained_and_has_every_figure(report):
     assert "&#34;z1&#34;: 112" in page  # the configuration
 
 
-def test_an_existing_report_is_refused_and_replaced_on_request(report, planted, tmp_path, undrawn):
+def test_an_existing_report_is_refused_and_replaced_on_request(report, planted, tmp_path, few):
     with pytest.raises(HVAEError, match=r"report\.html.* exists; .*overwrite"):
         analyse(planted.path, report.parent)
     (tmp_path / "posterior-of-mine.nc").write_text("mine")
@@ -139,25 +159,39 @@ def test_a_missing_group_costs_only_what_needs_it(planted, edit, tmp_path, undra
         assert re.search(rf"{name} does not apply: the file lacks {group}/", messages(page))
 
 
+def lacking(*words: str) -> set[str]:
+    """Analyses whose needs name one of the words."""
+    return {name for name, analysis in ANALYSES.items() if any(w in need for need in analysis.needs for w in words)}
+
+
 def test_one_family_no_active_dimension_and_nan_leave_the_rest(plant, edit, tmp_path, undrawn):
     def spoil(tree: xr.DataTree) -> None:
         tree["constant_data"]["A"] = 0.0 * tree["constant_data"]["A"]
         tree["bound"]["elbo"][:] = float("nan")
+        tree["posterior_moments"]["z2_mean"][3] = float("nan")
         tree.attrs["objective"] = float("nan")
 
     page = analyse(edit(plant(families=("bark",)).path, spoil), tmp_path / "out")
-    assert applied(page) == APPLY - {"texture_decoding", "bound_terms"}
+    of_fields = {"gabor_fits", "noise_correlations", "sparseness", "receptive_fields", "contextual_prior"}
+    assert applied(page) == APPLY - {"texture_decoding", "texture_selectivity", "bound_terms"} - of_fields
     said = messages(page)
     assert "decoding needs at least two texture families, the file has ['bark']" in said
     assert "no image has finite values in bound/elbo" in said
     assert "z1: no active dimension" in said
+    assert "no z1 unit is active, so there are no fields to fit" in said
+    assert "1 of 400 images left out: posterior_moments/z2_mean is not finite there" in said
+    assert "failed with" not in said
 
 
 def test_one_image_gives_numbers_without_errors(plant, tmp_path, undrawn):
     page = analyse(plant(natural=1, train=0, test=0).path, tmp_path / "out")
-    assert applied(page) == APPLY - {"texture_decoding"}
-    assert "the variance of posterior means needs at least two images" in messages(page)
-    assert "(no interval)" in messages(page)
+    few = {"texture_decoding", "texture_selectivity", "noise_correlations", "receptive_fields", "contextual_prior"}
+    assert applied(page) == APPLY - few
+    said = messages(page)
+    assert "the variance of posterior means needs at least two images" in said
+    assert "need a family (or natural images) of at least 10 images" in said
+    assert "(no interval)" in said
+    assert "failed with" not in said
 
 
 def test_a_one_layer_file_is_analysed(planted, edit, tmp_path, undrawn):
@@ -169,21 +203,64 @@ def test_a_one_layer_file_is_analysed(planted, edit, tmp_path, undrawn):
             )
 
     page = analyse(edit(planted.path, drop), tmp_path / "out")
-    assert applied(page) == APPLY
+    assert applied(page) == APPLY - lacking("z2") - {"aggregate_posterior"}
+    assert "zero noise correlation by construction" in messages(page)
+    assert "there is no layer above it" in messages(page)
     assert "Incomplete file" not in messages(page)
+    assert "failed with" not in messages(page)
 
 
-def test_an_analysis_that_crashes_or_cannot_be_drawn_costs_nothing_else(planted, tmp_path, monkeypatch):
+def test_masked_images_are_inpainted(planted, edit, tmp_path, undrawn):
+    def mask(tree: xr.DataTree) -> None:
+        observed = tree["observed_data"]
+        shown = np.ones(observed["x"].shape, bool)
+        shown[:, 44:48] = False
+        observed["mask"] = xr.DataArray(shown, dims=("image", "pixel"))
+
+    page = analyse(edit(planted.path, mask), tmp_path / "out")
+    assert applied(page) == APPLY | {"inpainting"}
+
+
+def test_a_bottom_up_file_says_that_its_noise_correlations_are_zero(planted, edit, tmp_path, undrawn):
+    def silence(tree: xr.DataTree) -> None:
+        moments = tree["posterior_moments"]
+        moments["z1_variance_from_z2"][:] = 0.0
+        moments["z1_correlation"].values[:] = np.eye(planted.units)
+
+    page = analyse(edit(planted.path, silence), tmp_path / "out")
+    assert messages(page).count("zero noise correlation by construction") >= 2  # correlations and their decoding
+    names = {entry["name"] for entry in strict(page.parent / "results.json")}
+    assert "accuracy[z1_correlation]" not in names
+    assert "accuracy[z2_mean]" in names
+
+
+def test_a_sweep_gets_figures_of_all_files_together(plant, tmp_path, undrawn):
+    """Three files: two sizes of z2, two numbers of particles."""
+    small = {"natural": 40, "train": 12, "test": 6, "draws": 30}
+    paths = [
+        plant(f"{n}-{k}.nc", z2_active=n, z2_collapsed=n, particles=k, **small).path
+        for n, k in ((3, 1), (5, 1), (5, 10))
+    ]
+    page = analyse(paths, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out" / "figures").glob("*by_*.png")} == {
+        "bound_by_particles.png",
+        "active_by_size.png",
+    }
+    assert "Active dimensions by size of z2." in messages(page)
+    assert "n = 3 models" in messages(page)
+
+
+def test_an_analysis_that_crashes_or_cannot_be_drawn_costs_nothing_else(planted, tmp_path, few):
     def crash(*_):
         raise ZeroDivisionError("planted crash")
 
-    crashing = dict(registry_module.ANALYSES)
-    crashing["bound_terms"] = dataclasses.replace(find("bound_terms"), function=crash)
-    crashing["reconstruction"] = dataclasses.replace(find("reconstruction"), plot=crash)
-    monkeypatch.setattr("pyro_hvae.analysis.report.ANALYSES", crashing)
+    few["bound_terms"] = dataclasses.replace(find("bound_terms"), function=crash)
+    few["reconstruction"] = dataclasses.replace(find("reconstruction"), plot=crash)
+    few["ancestral_samples"] = find("ancestral_samples")
     page = analyse(planted.path, tmp_path / "out")
-    assert applied(page) == APPLY - {"bound_terms"}
+    assert applied(page) == {"reconstruction", "ancestral_samples"}
     assert messages(page).count("failed with ZeroDivisionError: planted crash") >= 2
+    assert len(list((tmp_path / "out" / "figures").glob("*.png"))) == 1
 
 
 def test_files_that_cannot_be_opened_stop_before_anything_is_written(planted, tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_hvae.analysis import open_posterior, sparseness
-from pyro_hvae.analysis.sparseness import REFERENCES, _indices, _powers, plot_sparseness
+from pyro_hvae.analysis.sparse import REFERENCES, _indices, _powers, plot_sparseness
 from pyro_hvae.errors import HVAEError
 
 from .conftest import gabors

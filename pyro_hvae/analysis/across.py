@@ -1,0 +1,153 @@
+"""Several posterior files together: the bound against the number of particles, active dimensions against the size of z2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from pyro_hvae.analysis import style
+from pyro_hvae.analysis.common import Z95
+from pyro_hvae.errors import HVAEError
+
+MARKERS = "osD^v"
+
+
+def bound_by_particles(results: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Bound and its terms of several models against the number of particles k of their objective (Vas 2024).
+
+    Parameters
+    ----------
+    results
+        What :func:`~pyro_hvae.analysis.bound_terms` gave on each file.
+
+    Returns
+    -------
+    Dataset over ``file``, ``set``, ``term``: ``bound``, ``bound_se``, ``bound_n`` (NaN and 0 where a file lacks a
+    set or layer);
+    ``particles (file)``, ``label (file)`` (preset, guide, objective).
+
+    Raises
+    ------
+    HVAEError
+        Where there are not two numbers of particles among the files.
+    """
+    particles = [int(dataset.attrs.get("particles") or 1) for dataset in results]
+    if len(set(particles)) < 2:
+        raise HVAEError(f"the files have one number of particles ({sorted(set(particles))}): nothing to set against it")
+    joined = xr.concat([dataset[["bound", "bound_se"]] for dataset in results], "file", join="outer")
+    counts = xr.concat([dataset["bound_n"] for dataset in results], "file", join="outer", fill_value=0)
+    joined["bound_n"] = counts.astype(int)
+    joined["particles"] = xr.Variable("file", particles)
+    joined["label"] = xr.Variable("file", [_label(dataset) for dataset in results])
+    order = sorted(map(str, joined["term"].values), key=lambda term: (term not in ("elbo", "reconstruction"), term))
+    joined = joined.sel(term=order, set=sorted(map(str, joined["set"].values)))
+    return joined.assign_attrs(analysis="bound_by_particles", notes="").isel(file=np.argsort(particles, kind="stable"))
+
+
+def active_by_size(results: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Active dimensions of every layer against the number of z2 dimensions, over a sweep (Csikor et al. 2022, Fig. 2f, g).
+
+    Parameters
+    ----------
+    results
+        What :func:`~pyro_hvae.analysis.active_dimensions` gave on each file.
+
+    Returns
+    -------
+    Dataset over ``file``: ``size`` (dimensions of z2), ``label`` (model and guide), ``z1``, ``z2`` and ``sum``
+    (active dimensions),
+    ``z1_interval``, ``z2_interval (file, bound)``. Files without z2 have size 0.
+
+    Raises
+    ------
+    HVAEError
+        Where there are not two sizes of z2 among the files.
+    """
+    sizes = [int(dataset.sizes.get("z2_dim", 0)) for dataset in results]
+    if len({size for size in sizes if size}) < 2:
+        raise HVAEError(f"the files have one size of z2 ({sorted(set(sizes))}): a sweep has several")
+    rows: dict[str, list] = {name: [] for name in ("z1", "z2", "z1_interval", "z2_interval")}
+    for dataset in results:
+        for site in ("z1", "z2"):
+            known = site in dataset["site"].values
+            rows[site].append(float(dataset["count"].sel(site=site)) if known else 0.0)
+            bounds = dataset["count_interval"].sel(site=site).values if known else np.zeros(2)
+            rows[f"{site}_interval"].append(bounds)
+    variables: dict[str, tuple] = {
+        name: (("file", "bound")[: np.ndim(values)], np.array(values)) for name, values in rows.items()
+    }
+    variables["sum"] = ("file", np.array(rows["z1"]) + np.array(rows["z2"]))
+    variables["size"] = ("file", np.array(sizes))
+    labels = [_label(dataset, ("model", "guide")) for dataset in results]
+    made = xr.Dataset(variables).assign(label=("file", labels))
+    return made.assign_attrs(analysis="active_by_size", notes="").isel(file=np.argsort(sizes, kind="stable"))
+
+
+def _label(dataset: xr.Dataset, names: tuple[str, ...] = ("preset", "guide")) -> str:
+    return ", ".join(str(dataset.attrs[name]) for name in names if dataset.attrs.get(name)) or "model"
+
+
+@style.styled
+def plot_bound_by_particles(dataset: xr.Dataset) -> style.Picture:
+    """A panel a term; sets by colour, kinds of model by marker."""
+    terms = [str(term) for term in dataset["term"].values]
+    labels = list(dict.fromkeys(map(str, dataset["label"].values)))
+    figure = style.figure(style.FULL, 2.2)
+    axes = figure.subplots(1, len(terms), squeeze=False)[0]
+    for axis, term in zip(axes, terms, strict=True):
+        for name in map(str, dataset["set"].values):
+            for label, marker in zip(labels, MARKERS * len(labels), strict=False):
+                at = dataset.isel(file=np.flatnonzero(dataset["label"].values == label)).sel(set=name, term=term)
+                axis.errorbar(
+                    at["particles"].values, at["bound"].values, Z95 * np.nan_to_num(at["bound_se"].values),
+                    fmt=f"{marker}-", ms=3.5, lw=0.8, capsize=2, color=style.SET_COLOURS[name],
+                    label=f"{label}, {name}",
+                )  # fmt: skip
+        axis.set_xscale("log")
+        ticks = np.unique(dataset["particles"].values)
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        title = {"elbo": "ELBO", "reconstruction": "E[log p(x|z)]"}.get(term, f"KL of {term.removesuffix('_kl')}")
+        axis.set(xlabel="particles k in training", title=title)
+        axis.margins(0.15)
+    axes[0].set_ylabel("nats per image")
+    axes[-1].legend(fontsize=5.5)
+    style.letters(axes)
+    n = int(dataset["bound_n"].values.max())
+    caption = (
+        "Single-sample bound and its terms, un-annealed, against the number of particles of the training objective. Points: "
+        f"mean over images; bars ± 1.96 s.e. n = {dataset.sizes['file']} models, up to {n} images each."
+    )
+    return style.Picture(figure, caption)
+
+
+@style.styled
+def plot_active_by_size(dataset: xr.Dataset) -> style.Picture:
+    """Active z2, active z1, and their sum against the dimensions of z2, a line a kind of model."""
+    figure = style.figure(style.FULL, 2.3)
+    axes = figure.subplots(1, 3)
+    colours = [style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.SKY, style.RED]
+    labels = list(dict.fromkeys(map(str, dataset["label"].values)))
+    for k, label in enumerate(labels):
+        at = dataset.isel(file=np.flatnonzero(dataset["label"].values == label))
+        x, colour, marker = at["size"].values, colours[k % len(colours)], MARKERS[k % len(MARKERS)]
+        for axis, name in zip(axes, ("z2", "z1", "sum"), strict=True):
+            axis.plot(x, at[name].values, f"{marker}-", ms=3.5, color=colour, label=label)
+            if name != "sum":
+                low, high = at[f"{name}_interval"].values.T
+                axis.vlines(x, low, high, color=colour, lw=1.0)
+    top = float(dataset["size"].max())
+    axes[0].plot([0, top], [0, top], color=style.GREY, lw=0.8, ls=":")
+    for axis, text in zip(axes, ("active z2", "active z1", "active z1 + active z2"), strict=True):
+        axis.set(xlabel="dimensions of z2", ylabel=f"{text} dimensions", xlim=(0, 1.05 * top))
+        axis.set_ylim(0, None)
+    axes[1].legend()
+    style.letters(axes)
+    caption = (
+        "Active dimensions against the number of z2 dimensions. a: z2 (dotted: all active), b: z1, c: their "
+        "sum. Lines: counts with "
+        f"the threshold half a decade higher and lower. n = {dataset.sizes['file']} models."
+    )
+    return style.Picture(figure, caption)
