@@ -92,8 +92,10 @@ def test_terms_are_per_site_unannealed_and_sum_to_the_elbo(objective):
         np.testing.assert_allclose(terms[name], exact, atol=1e-4, rtol=0)
     evaluation = objective.evaluate(vae.model, vae.guide, x)
     ds = evaluation.to_dataset()
-    assert dict(ds.sizes) == {"image": 3} and set(ds) == {"bound", "elbo", "x", "z1", "z2"}
+    assert dict(ds.sizes) == {"image": 3}
+    assert set(ds) == {"bound", "elbo"} | {n + annealed for n in ("x", "z1", "z2") for annealed in ("", "_annealed")}
     np.testing.assert_allclose(ds.elbo, ds.x + ds.z1 + ds.z2)
+    np.testing.assert_allclose(ds.bound, ds.x_annealed + ds.z1_annealed + ds.z2_annealed)
     np.testing.assert_allclose(ds.bound, ds.x + 0.4 * (ds.z1 + ds.z2))
     assert ds.elbo.attrs["units"] == "nats"
 

@@ -387,7 +387,7 @@ def test_9_torch_compile_breaks_pyros_elbo():
     assert explained.graph_break_count >= 1
 
 
-@pytest.mark.parametrize("objective", OURS, ids=str)
+@pytest.mark.parametrize("objective", OURS[1:4] + OURS[5:6], ids=str)  # one of each estimator
 def test_9_one_graph_for_loss_and_gradient(objective):
     """Traced once through Pyro, loss and gradients of every estimator are one graph that compiles without a break."""
     vae = tiny_pair("markov", "top_down")
