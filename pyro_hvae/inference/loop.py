@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 import xarray as xr
 from torch import Tensor
@@ -77,7 +78,9 @@ class Loop:
         config = self.config
         frozen = [p for p in self.vae.parameters() if p.requires_grad and all(p is not q for q in self.named.values())]
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), _Signals(self), _frozen(frozen):
+        # Pyro's validation synchronises at every site; what is not finite is found by the step itself.
+        unvalidated = pyro.validation_enabled(False)
+        with torch.random.fork_rng(devices=devices), _Signals(self), _frozen(frozen), unvalidated:
             torch.manual_seed(config.seed)
             if resume:
                 self._resume()

@@ -40,8 +40,15 @@ class Evaluation:
     terms: dict[str, Tensor]
     """Un-annealed terms, ``(image,)``, detached, averaged over particles: E_q[log p(x|z)] under the observed sites' names,
     E_q[log p(z_l) - log q(z_l)] (minus a KL) under the latents'. They sum to the ELBO whatever the bound."""
+    betas: Mapping[str, Beta]
+    """The factor with which each latent site's term entered the bound."""
     multiplier: float
     """Full size of the image plate over the batch."""
+
+    @property
+    def annealed(self) -> dict[str, Tensor]:
+        """The terms times their betas."""
+        return {name: term * self.betas.get(name, 1.0) for name, term in self.terms.items()}
 
     @property
     def elbo(self) -> Tensor:
@@ -49,8 +56,9 @@ class Evaluation:
         return torch.stack(list(self.terms.values())).sum(0)
 
     def to_dataset(self) -> xr.Dataset:
-        """Bound, ELBO and terms as labelled arrays (image), in nats."""
-        arrays = {"bound": self.bound.detach(), "elbo": self.elbo} | self.terms
+        """Bound, ELBO, terms, and terms times beta (``*_annealed``) as labelled arrays (image), in nats."""
+        annealed = {f"{name}_annealed": term for name, term in self.annealed.items()}
+        arrays = {"bound": self.bound.detach(), "elbo": self.elbo} | self.terms | annealed
         return xr.Dataset({k: ("image", v.cpu().numpy(), {"units": "nats"}) for k, v in arrays.items()})
 
 
@@ -125,7 +133,7 @@ class Bound(PyroELBO, abc.ABC):
         betas = {name: self.beta_of(name) * (node["scale"] / pair.multiplier) for name, node in pair.latents.items()}
         log_w = torch.stack([terms[name] * betas.get(name, 1.0) for name in terms]).sum(0)
         if self.num_particles == 1:
-            return Evaluation(log_w, {k: v.detach() for k, v in terms.items()}, pair.multiplier)
+            return Evaluation(log_w, {k: v.detach() for k, v in terms.items()}, betas, pair.multiplier)
         if paths and self.alpha != 1:
             weights = torch.softmax((1 - self.alpha) * log_w.detach(), 0)
             for name, value in paths.items():
@@ -133,9 +141,8 @@ class Bound(PyroELBO, abc.ABC):
                     continue
                 scale = gradients.path_scale(weights, betas[name], self.alpha)
                 value.register_hook(_multiply(scale.reshape(scale.shape + (1,) * (value.dim() - scale.dim()))))
-        return Evaluation(
-            power_mean(log_w, self.alpha), {k: v.detach().mean(0) for k, v in terms.items()}, pair.multiplier
-        )
+        means = {name: term.detach().mean(0) for name, term in terms.items()}
+        return Evaluation(power_mean(log_w, self.alpha), means, betas, pair.multiplier)
 
     def _terms(self, model: Any, pair: PairTrace, forms: Mapping[str, str]) -> dict[str, Tensor]:
         """log p of the observed sites and log p - log q of the latent ones, ``(K, image)`` or ``(image,)``."""

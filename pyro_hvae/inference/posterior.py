@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 import xarray as xr
 from torch import Tensor
@@ -73,7 +74,8 @@ def export_posterior(
     attrs = _attributes(vae, request, seed)
     partial = not isinstance(vae.model, GenerativeModel)
     writer = files.PosteriorWriter(path, attrs, overwrite=overwrite, partial=partial)
-    with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), writer:
+    devices = [device] if device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), writer:
         torch.manual_seed(seed)
         moments = Moments(vae, dataset, request, device)
         for start in range(0, dataset.sizes["image"], moments.chunk):
@@ -108,8 +110,14 @@ def _check(vae: HVAE, draws: int, resample: int | None, moment_draws: int, units
 
 
 def _observed(chunk: xr.Dataset) -> dict[str, xr.Dataset]:
-    observed = {name: (("image", "pixel"), np.asarray(chunk[name].values)) for name in ("x", "mask") if name in chunk}
-    labels = {name: ("image", np.asarray(chunk[name].values)) for name in files.LABELS if name in chunk.variables}
+    observed: dict[str, Any] = {
+        name: (("image", "pixel"), np.asarray(chunk[name].values)) for name in ("x", "mask") if name in chunk
+    }
+    labels = {
+        str(name): ("image", coordinate.values)
+        for name, coordinate in chunk.coords.items()
+        if coordinate.dims == ("image",) and name != "image"
+    }
     groups = {"observed_data": xr.Dataset(observed)}
     return groups | ({"constant_data": xr.Dataset(coords=labels)} if labels else {})
 

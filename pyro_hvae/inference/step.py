@@ -102,7 +102,7 @@ class TrainingStep:
                 p.grad /= len(x)  # Pyro's losses are sums over images
         with torch.no_grad():
             evaluation = self._terms.evaluate(self.vae.model, self.vae.guide, x)
-        return Evaluation(torch.full_like(evaluation.bound, -loss / len(x)), evaluation.terms, 1.0)
+        return Evaluation(torch.full_like(evaluation.bound, -loss / len(x)), evaluation.terms, {}, 1.0)
 
     def fetch(self) -> Metrics:
         """Means and counts since the last call; the only synchronisation."""

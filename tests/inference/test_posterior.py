@@ -270,3 +270,21 @@ def test_conditional_fields_of_an_affine_prior_are_its_weights():
     head = vae.model.conditionals[0][1]
     np.testing.assert_allclose(location, head.weight[:6].detach().T, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(log_scale, 0.5 * head.weight[6:].detach().T, rtol=1e-5, atol=1e-6)
+
+
+def test_terms_of_a_bound_are_labelled_arrays_annealed_and_not():
+    vae = small_pair()
+    x = torch.from_numpy(small_data().test["x"].values)
+    dataset = hvae.ELBO(beta={"z1": 0.5, "z2": torch.tensor(2.0)}).evaluate(vae.model, vae.guide, x).to_dataset()
+    np.testing.assert_allclose(dataset["elbo"], dataset["x"] + dataset["z1"] + dataset["z2"], rtol=1e-5)
+    np.testing.assert_allclose(dataset["z2_annealed"], 2 * dataset["z2"], rtol=1e-6)
+    total = dataset["x_annealed"] + dataset["z1_annealed"] + dataset["z2_annealed"]
+    np.testing.assert_allclose(dataset["bound"], total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["posterior.nc", "posterior.zarr"])
+def test_every_label_of_the_images_reaches_the_file(tmp_path, name):
+    images = small_data().test.assign_coords(orientation=("image", np.linspace(0, 170, 60)))
+    with export_posterior(small_pair(), images, path=tmp_path / name, moment_draws=4) as tree:
+        np.testing.assert_allclose(tree["constant_data"]["orientation"], images["orientation"], rtol=1e-6)
+        assert tree["constant_data"]["split"].values[3] == "test"
