@@ -5,6 +5,7 @@ All have the sites z1 … zL inside one plate ``image``; they differ in the arro
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,10 +78,10 @@ class TopDownGuide(LayeredProgram):
                 z = pyro.sample(f"z{l}", self.heads[l - 1](self.joint[l - 1](L_x[l], L_z)))
 
 
-class BottomUpGuide(LayeredProgram):
-    """q(z1 | x) q(z2 | z1) …: each layer is inferred from the one below alone ([C22], ChainVAE).
+class _NetworkPerLayer(LayeredProgram, abc.ABC):
+    """Abstract: q of each layer is one network of its own.
 
-    :param hidden: units of q(z1 | x), q(z2 | z1), …
+    :param hidden: units of each layer's network, z1's first.
     """
 
     def __init__(
@@ -93,48 +94,44 @@ class BottomUpGuide(LayeredProgram):
         super().__init__()
         self._set_sites(pixels, dims, families)
         hidden = self._check_hidden("hidden", hidden, self.layers)
-        self.conditionals = nn.ModuleList(
-            conditional(lower, units, dim, family)
-            for lower, dim, family, units in zip(
-                (self.pixels, *self.dims), self.dims, self.families, hidden, strict=False
-            )
-        )
+        self.conditionals = nn.ModuleList(map(conditional, self._inputs(), hidden, self.dims, self.families))
         self.config: dict[str, Any] = dict(pixels=self.pixels, dims=self.dims, families=self.families, hidden=hidden)
+
+    @abc.abstractmethod
+    def _inputs(self) -> tuple[int, ...]:
+        """Width of what each layer's network reads."""
+
+
+class BottomUpGuide(_NetworkPerLayer):
+    """q(z1 | x) q(z2 | z1) …: each layer is inferred from the one below alone ([C22], ChainVAE).
+
+    :param hidden: units of q(z1 | x), q(z2 | z1), …
+    """
+
+    def _inputs(self) -> tuple[int, ...]:
+        return (self.pixels, *self.dims[:-1])
 
     def forward(self, x: Tensor) -> None:
         """The Pyro program; ``x (image, pixel)``."""
         self._check_image(x)
         z = x
         with pyro.plate("image", x.shape[0], dim=-1):
-            for site, conditional in zip(self.sites, self.conditionals, strict=True):
-                z = pyro.sample(site, conditional(z))
+            for site, network in zip(self.sites, self.conditionals, strict=True):
+                z = pyro.sample(site, network(z))
 
 
-class MeanFieldGuide(LayeredProgram):
+class MeanFieldGuide(_NetworkPerLayer):
     """q(z1 | x) q(z2 | x) …: given the image the layers are independent. With one layer, the recognition of LinearVAE.
 
     :param hidden: units of q(z1 | x), q(z2 | x), …
     """
 
-    def __init__(
-        self,
-        pixels: int = 400,
-        dims: Sequence[int] = (450, 20),
-        families: Sequence[str] | None = None,
-        hidden: Sequence[Sequence[int]] = ((500, 500), (500, 300, 100)),
-    ):
-        super().__init__()
-        self._set_sites(pixels, dims, families)
-        hidden = self._check_hidden("hidden", hidden, self.layers)
-        self.conditionals = nn.ModuleList(
-            conditional(self.pixels, units, dim, family)
-            for dim, family, units in zip(self.dims, self.families, hidden, strict=True)
-        )
-        self.config: dict[str, Any] = dict(pixels=self.pixels, dims=self.dims, families=self.families, hidden=hidden)
+    def _inputs(self) -> tuple[int, ...]:
+        return (self.pixels,) * self.layers
 
     def forward(self, x: Tensor) -> None:
         """The Pyro program; ``x (image, pixel)``."""
         self._check_image(x)
         with pyro.plate("image", x.shape[0], dim=-1):
-            for site, conditional in zip(self.sites, self.conditionals, strict=True):
-                pyro.sample(site, conditional(x))
+            for site, network in zip(self.sites, self.conditionals, strict=True):
+                pyro.sample(site, network(x))
