@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     patches = RunDirectory.open(arguments.runs[0]).held_out()["x"].values[: arguments.limit]
     x = torch.from_numpy(patches).to(device)
     settings = dict(num_temperatures=arguments.temperatures, num_chains=arguments.chains, seed=arguments.seed)
-    columns = ["run", "ELBO", f"IW-{arguments.particles}", "k-hat < 0.7"]
+    columns = ["run", "ELBO", f"IW-{arguments.particles}", "IW, less the first run's", "k-hat < 0.7"]
     columns += ["AIS"] if arguments.ais else []
     columns += ["BDMC gap"] if arguments.bdmc else []
     table = Table(
