@@ -14,20 +14,18 @@ from pyro_hvae.analysis.common import (
     finite_array,
     image_sets,
     mean_and_se,
-    natural_images,
     quantity,
     result,
     selected,
 )
-from pyro_hvae.analysis.noise import NoiseSource, noise_source, null_coefficients, significant, zero_by_construction
+from pyro_hvae.analysis.highest import highest_pairs
+from pyro_hvae.analysis.noise import NoiseSource, noise_source, significant, zero_by_construction
 from pyro_hvae.analysis.tuning import field_shapes
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.files import label
 
 LEAST_IMAGES = 10  # a family with fewer has no signal correlations worth the name
 LEAST_UNITS = 5
-COUNTS = (5, 10)  # highest pairs (Vas 2024)
-EXAMINED = 500  # images whose highest pairs are averaged, and on which their consistency is tested
 PERMUTED = 150  # images a family in the permutation of families
 
 
@@ -80,7 +78,7 @@ def noise_correlations(
     signal = {name: np.corrcoef(_z1(tree, source, members, places).T) for name, members in groups.items()}
     variables, coords = _correspondence(tree, source, groups, places, repeats, set_size, permutations, rng, notes)
     variables |= _magnitudes(tree, source, mask, places, notes)
-    variables |= _highest(tree, source, mask, places, rng, notes)
+    variables |= highest_pairs(tree, source, mask, places, rng, notes)
     families = list(groups)
     for name, matrices in (("noise", means), ("signal", signal)):
         stacked = np.stack([matrices[family] for family in families])
@@ -186,11 +184,16 @@ def _summary(matrix: np.ndarray) -> np.ndarray:
 def _sample(
     tree: xr.DataTree, source: NoiseSource, chosen: dict[str, np.ndarray], places: np.ndarray
 ) -> tuple[_Sample, list[np.ndarray]]:
-    i, j = np.triu_indices(len(places), 1)
+    """Noise and signal correlations of each family, and the noise coefficients of each of its images."""
     r = [np.nan_to_num(source.pairs(members, places)) for members in chosen.values()]
+    return _Sample(np.stack([part.mean(0) for part in r]).astype(float), _signal(tree, source, chosen, places)), r
+
+
+def _signal(tree: xr.DataTree, source: NoiseSource, chosen: dict[str, np.ndarray], places: np.ndarray) -> np.ndarray:
+    i, j = np.triu_indices(len(places), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         signal = [np.nan_to_num(np.corrcoef(_z1(tree, source, m, places).T))[i, j] for m in chosen.values()]
-    return _Sample(np.stack([part.mean(0) for part in r]).astype(float), np.stack(signal)), r
+    return np.stack(signal)
 
 
 def _correspondence(
@@ -214,7 +217,9 @@ def _correspondence(
     for _ in range(repeats):
         chosen = {name: rng.choice(members, half, replace=False) for name, members in compared.items()}
         units = np.sort(rng.choice(places, size, replace=False))
-        matrices.append(_sample(tree, source, chosen, units)[0].matrix())
+        means = _group_means(source, chosen, units)[0]
+        noise = np.stack([matrix[np.triu_indices(size, 1)] for matrix in means.values()])
+        matrices.append(_Sample(noise, _signal(tree, source, chosen, units)).matrix())
     summaries = np.stack([_summary(matrix) for matrix in matrices])
     n = 2 * half * len(names)
     variables = quantity(
@@ -291,69 +296,3 @@ def _magnitudes(
         variables |= quantity(name, ["set"], values, title=title, unit=unit, n=n, se=errors)
     variables["set"] = xr.Variable("set", list(sets))
     return variables
-
-
-def _highest(
-    tree: xr.DataTree,
-    source: NoiseSource,
-    mask: np.ndarray,
-    places: np.ndarray,
-    rng: np.random.Generator,
-    notes: list[str],
-) -> dict[str, xr.Variable]:
-    """The highest absolute coefficients of an image, their level by chance, and whether other images have them too."""
-    examined = np.flatnonzero(natural_images(tree, mask)[0])
-    examined = np.sort(rng.permutation(examined)[: 2 * EXAMINED])
-    r = np.abs(np.nan_to_num(source.pairs(examined, places))).astype(float)
-    shapes = field_shapes(finite_array(tree, "constant_data/A").T[source.units[places]])
-    selection = shapes["selected"].values
-    i, j = np.triu_indices(len(places), 1)
-    paired = selection[i] & selection[j]
-    rows: dict[str, tuple[float, float]] = {}
-    for count in COUNTS:
-        rows[f"{count}"] = _top(r, count)
-    if source.draws is not None:
-        share = source.shared(examined, places)
-        null = np.abs(null_coefficients(r.shape, source.draws, rng)) * np.sqrt(share[:, i] * share[:, j])
-        rows |= {f"{count}_by_chance": _top(null, count) for count in COUNTS}
-    if paired.sum() >= 2 * max(COUNTS):
-        rows |= {f"{count}_gabor_selected": _top(r[:, paired], count) for count in COUNTS}
-    else:
-        notes.append(f"{int(selection.sum())} of the units are Gabor-selected: too few for their highest pairs")
-    values, errors = zip(*rows.values(), strict=True)
-    variables = quantity(
-        "highest",
-        ["kind"],
-        values,
-        title="mean of the highest absolute noise correlations",
-        unit="1",
-        n=len(r),
-        se=errors,
-    )
-    variables["kind"] = xr.Variable("kind", list(rows))
-    consistency = [_consistency(r, count) for count in COUNTS]
-    values, errors = zip(*consistency, strict=True)
-    variables |= quantity(
-        "consistency", ["count"], values, title="consistency of the highest pairs", unit="s.d. over pairs",
-        n=len(r) - len(r) // 2, se=errors,
-    )  # fmt: skip
-    variables["count"] = xr.Variable("count", list(COUNTS))
-    return variables
-
-
-def _top(r: np.ndarray, count: int) -> tuple[float, float]:
-    count = min(count, r.shape[1])
-    mean, se = mean_and_se(np.partition(r, r.shape[1] - count, axis=1)[:, -count:].mean(1))
-    return float(mean), float(se)
-
-
-def _consistency(r: np.ndarray, count: int) -> tuple[float, float]:
-    """Pairs highest on average in every other image, in the images between: distance from all pairs in s.d."""
-    if len(r) < 4:
-        return np.nan, np.nan
-    chosen = np.argsort(r[::2].mean(0))[-count:]
-    other = r[1::2]
-    sd = other.std(1)
-    distance = (other[:, chosen].mean(1) - other.mean(1))[sd > 0] / sd[sd > 0]
-    mean, se = mean_and_se(distance) if distance.size else (np.nan, np.nan)
-    return float(mean), float(se)

@@ -6,7 +6,8 @@ import xarray as xr
 
 from pyro_hvae.analysis import noise_correlations, open_posterior
 from pyro_hvae.analysis.correlation_figure import plot_noise_correlations
-from pyro_hvae.analysis.correlations import _consistency, _permuted, _Sample, _standard
+from pyro_hvae.analysis.correlations import _permuted, _Sample, _standard
+from pyro_hvae.analysis.highest import consistency
 from pyro_hvae.analysis.noise import noise_source, null_coefficients, significant, zero_by_construction
 from pyro_hvae.errors import HVAEError
 
@@ -130,7 +131,7 @@ def test_consistency_of_planted_pairs_is_their_distance():
     r = rng.normal(size=(400, 1000))
     r[:, :10] += 6
     expected = (r[:, :10].mean() - r.mean()) / np.sqrt((r**2).mean() - r.mean() ** 2)
-    value, se = _consistency(r, 10)
+    value, se = consistency(r, 10)
     assert value == pytest.approx(expected, abs=0.1)
     assert se < 0.05
 
