@@ -31,7 +31,7 @@ def _fresh():
         ELBO(gradient="rao_blackwell"),
         ImportanceWeightedELBO(3, gradient="dreg"),
     ],
-    ids=str,
+    ids=lambda loss: f"{type(loss).__name__}-{loss.num_particles}-{getattr(loss, 'gradient', 'pyro')}",
 )
 @pytest.mark.parametrize("model", ["linear", "markov", "skip"])
 def test_svi_trains_every_parameter_and_leaves_the_store_empty(loss, model):
@@ -41,7 +41,6 @@ def test_svi_trains_every_parameter_and_leaves_the_store_empty(loss, model):
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss)
     for _ in range(3):
         svi.step(x)
-    assert svi.evaluate_loss(x) == pytest.approx(svi.evaluate_loss(x), rel=5)
     unmoved = [n for n, p in vae.named_parameters() if torch.equal(p, before[n])]
     assert not unmoved
     assert len(pyro.get_param_store()) == 0
@@ -81,10 +80,8 @@ def test_two_programs_of_one_class_are_both_trained():
 def test_predictive_from_the_prior(parallel):
     model = small_model("skip", (3, 2, 2))
     draws = Predictive(model, num_samples=6, parallel=parallel)(num_images=5)
-    extra = (1,) * 0
-    assert {n: tuple(d.shape) for n, d in draws.items()} == {
-        "z3": (6, *extra, 5, 2), "z2": (6, *extra, 5, 2), "z1": (6, *extra, 5, 3), "x": (6, *extra, 5, 4),
-    }  # fmt: skip
+    shapes = {name: tuple(draw.shape) for name, draw in draws.items()}
+    assert shapes == {"z3": (6, 5, 2), "z2": (6, 5, 2), "z1": (6, 5, 3), "x": (6, 5, 4)}
 
 
 @pytest.mark.parametrize("parallel", [False, True])
