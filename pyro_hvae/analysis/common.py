@@ -181,7 +181,7 @@ def binomial_interval(hits: int, n: int) -> tuple[float, tuple[float, float]]:
     share, z2 = hits / n, Z95**2 / n
     middle = (share + z2 / 2) / (1 + z2)
     half = Z95 * np.sqrt(share * (1 - share) / n + z2 / (4 * n)) / (1 + z2)
-    return share, (max(middle - half, 0.0), min(middle + half, 1.0))
+    return share, (max(middle - half, 0.0) if hits else 0.0, min(middle + half, 1.0) if hits < n else 1.0)
 
 
 def export_settings(tree: xr.DataTree) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def plot_gabor_fits(dataset: xr.Dataset) -> style.Picture:
     fields = dataset["field"].values[shown]
     fitted = gabor(dataset["parameters"].values[shown], side)
     rows = [part for k in range(0, len(shown), 8) for part in _row(fields[k : k + 8], fitted[k : k + 8])]
-    style.show(axes[0, 0], style.mosaic(np.concatenate(rows), 8), "fields (odd rows) and fits (even rows)")
+    style.show(axes[0, 0], style.mosaic(np.concatenate(rows), 8), "fields above their fits")
     good = localized & (explained > WELL_FITTED)
     _plot_map(axes[0, 1], dataset.isel(unit=np.flatnonzero(good)), side)
     bins = np.linspace(0, 180, 13)
@@ -165,8 +165,8 @@ def plot_gabor_fits(dataset: xr.Dataset) -> style.Picture:
     caption = (
         f"Gabor fits of the projective fields of n = {localized.size} active z1 units, {int(localized.sum())} localized. a: "
         "fields from best to worst fit, each above its Gabor function. b: centres of localized, well fitted (more than "
-        f"{WELL_FITTED:g} of the energy, n = {int(good.sum())}) units in the patch; lines along the preferred orientation, as "
-        "long as a period. c, d: their preferred orientations and frequencies. e: energy explained (median of {which} "
+        f"{WELL_FITTED:g} of the energy, n = {int(good.sum())}) units in the patch; lines along the preferred orientation, "
+        "half a period long. c, d: their preferred orientations and frequencies. e: energy explained (median of {which} "
         f"units {at['goodness'].item():.2f}). f: space-frequency uncertainty (median of {which} units "
         f"{at['median_uncertainty'].item():.2f}); dashed, Gabor's bound; dotted, limit of localized fields."
     )
@@ -182,7 +182,7 @@ def _row(fields: np.ndarray, fitted: np.ndarray) -> list[np.ndarray]:
 
 def _plot_map(axis: Axes, dataset: xr.Dataset, side: int) -> None:
     frequency = dataset["frequency"].values
-    half = 0.5 / np.maximum(frequency, 1 / side)
+    half = 0.25 / np.maximum(frequency, 1 / side)
     angle = np.radians(dataset["orientation"].values)
     step = np.stack([half * np.cos(angle), -half * np.sin(angle)], -1)
     centre = np.stack([dataset["x"].values, dataset["y"].values], -1)

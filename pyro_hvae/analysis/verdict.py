@@ -116,7 +116,7 @@ def plot_trust(dataset: xr.Dataset) -> style.Picture:
     threshold = dataset.attrs["threshold"]
     k = dataset["image_k"].values
     finite = k[np.isfinite(k)]
-    low, high = min(finite.min(initial=0.0), 0.0) - 0.05, max(finite.max(initial=1.0), 1.0) + 0.05
+    low, high = min(finite.min(initial=0.0), 0.0) - 0.05, min(max(finite.max(initial=1.0), 1.0), 2.0) + 0.05
     for name in dataset["set"].values:
         here = which == name
         for axis, values in ((axes[0], k[here]), (axes[1], dataset["image_effective_share"].values[here])):

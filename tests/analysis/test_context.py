@@ -86,6 +86,7 @@ def test_receptive_fields_of_linear_units_are_their_weights(plant, edit):
 
     def linear(tree):
         z = tree["posterior_moments"]["z1_mean"]
+        tree["observed_data"]["x"].values += 3.0  # a common offset must not matter
         noiseless = tree["observed_data"]["x"].values @ weights
         noisy = noiseless + noiseless.std(0) * rng.normal(size=noiseless.shape)
         noisy[:, :10] = noiseless[:, :10]
