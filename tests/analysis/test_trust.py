@@ -17,7 +17,7 @@ def psis_k(log_weights: np.ndarray) -> np.ndarray:
         return np.asarray(arviz.psislw(log_weights.T)[1])
     from arviz_stats.base import array_stats
 
-    return np.asarray(array_stats.psislw(log_weights.T, axis=-1)[1])
+    return np.asarray(array_stats.psislw(-log_weights.T, axis=-1)[1])  # takes log likelihoods: the weights are 1 / p
 
 
 def file(k: np.ndarray, ess: np.ndarray, draws: int, families=None, resample: int | None = None) -> xr.DataTree:
