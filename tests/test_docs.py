@@ -11,6 +11,7 @@ from small import small_data, small_pair
 
 import pyro_hvae as hvae
 from pyro_hvae.cli import parser
+from pyro_hvae.stimuli import PatchData, patch_dataset
 
 ROOT = Path(__file__).parents[1]
 HIDDEN = {".venv", ".venv-arviz1", "runs", "build", ".pytest_cache", ".hypothesis"}
@@ -86,12 +87,21 @@ def test_python_of_model_pages_runs(page):
         exec(compile(block, str(page), "exec"), names)
 
 
-def test_a_guide_of_ones_own_is_a_guide():
+def test_a_guide_of_ones_own_is_a_guide(tmp_path):
     names: dict = {}
     (block,) = python(Path("docs/models/guides.md"))
     exec(compile(block, "guides.md", "exec"), names)
     assert [bound.shape for bound in names["bounds"]] == [(5,), (5,)]
     assert all(torch.isfinite(bound).all() for bound in names["bounds"])
+    x = np.random.default_rng(0).standard_normal((60, 400))
+    data = PatchData(patch_dataset(x, split="train"), patch_dataset(x[:20], split="test"), None, 20)
+    vae, run = names["vae"], tmp_path / "mine"
+    hvae.fit(vae, data, steps=2, batch=20, learning_rate=1e-3, out=run, progress=False, device="cpu")
+    fresh = hvae.build("TDVAE20", seed=1).with_guide(names["LinearTopDown"]())
+    loaded = hvae.load(run, vae=fresh)
+    assert torch.equal(loaded.guide.z1.weight, vae.guide.z1.weight)
+    with hvae.export_posterior(loaded, data, draws=2, resample=3) as tree:
+        assert hvae.analysis.active_dimensions(tree)["count"].sizes == {"site": 2}
 
 
 def test_python_of_the_training_page_runs(tmp_path, monkeypatch):
