@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pyro_hvae.analysis import analyse
     from pyro_hvae.inference.fit import fit
     from pyro_hvae.inference.posterior import export_posterior
-    from pyro_hvae.programs import build, start_in_linear_regime
+    from pyro_hvae.programs import GenerativeModel, build, start_in_linear_regime
     from pyro_hvae.stimuli import concatenate, natural_patches, texture_patches
 
     out = _directory(Path(arguments.out), arguments.overwrite)
@@ -50,8 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     print("4/5  posteriors of held-out and texture patches")
     paths = [out / "top_down.nc", out / "bottom_up.nc"]
+    assert isinstance(vae.model, GenerativeModel)
+    strongest = vae.model.A.norm(dim=0).argsort(descending=True)[:40].tolist()
     for pair, path in zip((vae, other), paths, strict=True):
-        export_posterior(pair, images, transform=data.transform, path=path, moment_draws=32).close()
+        export_posterior(pair, images, transform=data.transform, path=path, moment_draws=32, units=strongest).close()
 
     print("5/5  analyses and report")
     report = analyse(paths, out)

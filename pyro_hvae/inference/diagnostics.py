@@ -29,7 +29,7 @@ def _psis(rows: NDArray) -> NDArray:
             return np.asarray(arviz.psislw(rows)[1])
     from arviz_stats.base import array_stats
 
-    return np.asarray(array_stats.psislw(rows, axis=-1)[1])
+    return np.asarray(array_stats.psislw(-rows, axis=-1)[1])  # it takes log likelihoods, which are minus log weights
 
 
 def effective_sample_size(log_weights: NDArray) -> NDArray:

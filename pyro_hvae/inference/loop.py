@@ -25,6 +25,8 @@ from pyro_hvae.inference.step import TrainingStep
 from pyro_hvae.programs import HVAE
 from pyro_hvae.stimuli import PatchData
 
+STALLED = 10  # consecutive steps skipped from which on a run is said to have stalled
+
 
 @dataclass(frozen=True)
 class Run:
@@ -137,6 +139,13 @@ class Loop:
         metrics = self.step.fetch()
         if metrics.first_bad is not None:
             raise HVAEError(self._explain(metrics.first_bad, metrics.bad_terms))
+        since = self.done - (int(self.rows[-1]["step"]) if self.rows else 0)
+        if metrics.skipped == since >= STALLED:
+            raise HVAEError(
+                f"step {self.done}: all of the last {since} steps were skipped, their gradients (mean norm "
+                f"{metrics.means['grad_norm']:.3g}) being longer than skip={self.config.skip:g}; nothing is learnt any more. "
+                "Raise skip, or lower the learning rate"
+            )
         step = self.done - 1
         self.rows.append({
             "step": self.done,
@@ -184,6 +193,10 @@ class Loop:
         torch.set_rng_state(checkpoint.tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in checkpoint.tensors:
             torch.cuda.set_rng_state(checkpoint.tensors["rng.cuda"], self.device)
+        if checkpoint.step > self.config.steps:
+            raise HVAEError(
+                f"the run has taken {checkpoint.step} steps already; steps={self.config.steps} cannot undo them"
+            )
         self.done = checkpoint.step
         history = self.directory.history()
         self.rows = [r for r in _records(history, "step") if r["step"] <= self.done]

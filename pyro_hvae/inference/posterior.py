@@ -111,7 +111,9 @@ def _check(vae: HVAE, draws: int, resample: int | None, moment_draws: int, units
 
 def _observed(chunk: xr.Dataset) -> dict[str, xr.Dataset]:
     observed: dict[str, Any] = {
-        name: (("image", "pixel"), np.asarray(chunk[name].values)) for name in ("x", "mask") if name in chunk
+        name: (("image", "pixel"), np.asarray(chunk[name].values))
+        for name in ("x", "mask", "original")
+        if name in chunk
     }
     labels = {
         str(name): ("image", coordinate.values)

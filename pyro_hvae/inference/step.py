@@ -80,12 +80,13 @@ class TrainingStep:
         if self.clip is not None:
             clipped = norm > self.clip
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
-        # The fused update is not carried out where found_inf is set: a decision on the device, without a sync.
-        self.optimizer.found_inf = (~finite | skipped).float()
-        self.optimizer.step()
         newly = ~finite & (self._first_bad < 0)
         self._first_bad = torch.where(newly, step, self._first_bad)
         self._bad = torch.where(newly, ~values.isfinite(), self._bad)
+        # The fused update is not carried out where found_inf is set: a decision on the device, without a sync. After the
+        # first step that was not finite none is, until the host has seen it and stopped.
+        self.optimizer.found_inf = (skipped | (self._first_bad >= 0)).float()
+        self.optimizer.step()
         self._counters += torch.stack([clipped & finite & ~skipped, skipped & finite])
         self._sums += values
         self._count += 1

@@ -127,10 +127,18 @@ def test_every_epoch_shows_every_patch_once_in_another_order():
 def test_clipped_and_skipped_steps_are_counted():
     clipped = fit(small_pair(), small_data(), **QUICK, clip=1e-3).history
     assert int(clipped.clipped.sum()) == 40 and int(clipped.skipped.sum()) == 0
+    norms = fit(small_pair(), small_data(), **QUICK | dict(log_every=1)).history.grad_norm
+    threshold = float(norms.quantile(0.5))
+    some = fit(small_pair(), small_data(), **QUICK | dict(log_every=1), skip=threshold).history
+    assert int(some.skipped.sum()) == int((some.grad_norm > threshold).sum()) > 0
+
+
+def test_a_run_that_skips_everything_says_so_and_changes_nothing():
     vae = small_pair()
     before = parameters(vae)
-    skipped = fit(vae, small_data(), **QUICK, skip=1e-3).history
-    assert int(skipped.skipped.sum()) == 40 and same(before, parameters(vae))
+    with pytest.raises(HVAEError, match="all of the last 10 steps were skipped.*skip=0.001"):
+        fit(vae, small_data(), **QUICK, skip=1e-3)
+    assert same(before, parameters(vae))
 
 
 @pytest.mark.parametrize("objective", [infer.Trace_ELBO(), infer.TraceMeanField_ELBO(),
@@ -412,6 +420,8 @@ def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(tmp_path):
     again = small_pair(seed=5)
     assert fit(again, small_data(), **QUICK, out=out, resume=True).step == 40
     assert same(parameters(vae), parameters(again))
+    with pytest.raises(HVAEError, match="40 steps already; steps=30"):
+        fit(small_pair(), small_data(), **QUICK | dict(steps=30), out=out, resume=True)
     longer, straight = small_pair(), small_pair()
     fit(longer, small_data(), **QUICK | dict(steps=60), out=out, resume=True)
     fit(straight, small_data(), **QUICK | dict(steps=60))
