@@ -233,6 +233,22 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_checkpoint(tmp_path)
     assert all(p.isfinite().all() for p in good.parameters()), error
 
 
+def test_nothing_is_learnt_after_a_single_step_that_was_not_finite(monkeypatch):
+    """The host sees it only at the next row of the history; until then the parameters must stay where they were."""
+    from pyro_hvae.inference import loop as module
+
+    class OneBadBatch(module.TrainingStep):
+        def __call__(self, x, step):
+            super().__call__(torch.full_like(x, torch.inf) if step == 23 else x, step)
+
+    good, broken = small_pair(), small_pair()
+    fit(good, small_data(), **QUICK | dict(steps=23))
+    monkeypatch.setattr(module, "TrainingStep", OneBadBatch)
+    with pytest.raises(HVAEError, match="step 23: not finite: reconstruction"):
+        fit(broken, small_data(), **QUICK)
+    assert same(parameters(good), parameters(broken))
+
+
 # -- the run directory
 
 
