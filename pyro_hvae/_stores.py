@@ -57,14 +57,14 @@ class NetCDFStore:
                 continue  # coordinates of the other dims: the first chunk wrote them
             here = tuple(slice(start, None) if dim == "image" else slice(None) for dim in variable.dims)
             self._put(target, str(name), variable, here)
-        self._coordinates(target, dataset)
+        self._describe(target, dataset)
 
     def write(self, group: str, dataset: xr.Dataset) -> None:
         target = self._file.groups.get(group) or self._file.createGroup(group)
         for name, variable in dataset.variables.items():
             if name not in target.variables:
                 self._put(target, str(name), variable, (slice(None),) * variable.ndim)
-        self._coordinates(target, dataset)
+        self._describe(target, dataset)
 
     def close(self) -> None:
         if self._file.isopen():
@@ -98,7 +98,9 @@ class NetCDFStore:
         target.variables[name][here or ...] = values.astype("i1") if values.dtype == bool else values
 
     @staticmethod
-    def _coordinates(target: netCDF4.Group, dataset: xr.Dataset) -> None:
+    def _describe(target: netCDF4.Group, dataset: xr.Dataset) -> None:
+        """Attributes of the group, and which of its variables are coordinates."""
+        target.setncatts(attribute_values({str(name): value for name, value in dataset.attrs.items()}))
         known = set(getattr(target, "coordinates", "").split())
         names = known | {str(name) for name in dataset.coords if name not in dataset.dims}
         if names:

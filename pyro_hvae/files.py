@@ -69,8 +69,9 @@ def optional_schema(names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]
     drawn: tuple[str, ...] = ("chain", "draw", "image")
     densities = {f"{name}_log_{density}": drawn for name in names for density in "pq"}
     labels: dict[str, tuple[str, ...]] = dict.fromkeys(LABELS, ("image",))
+    fields: dict[str, tuple[str, ...]] = {"z1_receptive_field": ("z1_dim", "pixel")}
     if "z2" in names:
-        labels |= dict.fromkeys(("z2_to_z1_location", "z2_to_z1_log_scale"), ("z2_dim", "z1_dim"))
+        fields |= dict.fromkeys(("z2_to_z1_location", "z2_to_z1_log_scale"), ("z2_dim", "z1_dim"))
     return {
         "posterior": {name: (*drawn, f"{name}_dim") for name in names},
         "posterior_moments": {"z1_correlation": ("image", "unit", "unit_bis")},
@@ -78,8 +79,8 @@ def optional_schema(names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]
         "log_density": densities,
         "log_likelihood": {"x": drawn},
         "observed_data": dict.fromkeys(("mask", "original"), ("image", "pixel")),
-        "constant_data": labels,
-        "evidence": dict.fromkeys(("log_evidence", "standard_error", "pareto_k"), ("image",)),
+        "constant_data": labels | fields,
+        "evidence": dict.fromkeys(("log_evidence", "standard_error", "ess", "pareto_k"), ("image",)),
     }
 
 

@@ -32,6 +32,23 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "--moment-draws", type=int, default=64, metavar="N", help="draws of z2 for the moments of z1 (64)"
     )
     parser.add_argument("--units", type=int, nargs="*", default=(), metavar="J", help="z1 units to correlate")
+    parser.add_argument(
+        "--receptive-fields",
+        type=int,
+        default=100,
+        metavar="N",
+        help="images over which the guide's gradient dE[z1]/dx is averaged (100); 0 for none",
+    )
+    parser.add_argument(
+        "--evidence",
+        type=int,
+        default=0,
+        metavar="K",
+        help="importance samples an image for log p(x) and k-hat (0: none)",
+    )
+    parser.add_argument(
+        "--evidence-images", type=int, metavar="N", help="images, evenly spread, that --evidence is estimated for (all)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=run)
@@ -65,6 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
         resample=arguments.resample,
         moment_draws=arguments.moment_draws,
         units=arguments.units,
+        receptive_fields=arguments.receptive_fields,
+        evidence=arguments.evidence,
+        evidence_images=arguments.evidence_images,
         transform=transform,
         path=arguments.out,
         overwrite=arguments.overwrite,

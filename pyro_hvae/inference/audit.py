@@ -73,7 +73,7 @@ def audit(
     chosen = _units(vae, units)
     guide, resampled = [], []
     for half in range(HALVES):
-        own = dict(units=chosen, prior_samples=1, seed=seed + half)
+        own = dict(units=chosen, prior_samples=1, receptive_fields=0, seed=seed + half)
         guide.append(export_posterior(vae, images, moment_draws=moment_draws, **own))
         resampled.append(export_posterior(vae, images, draws=draws, resample=resample, **own))
     x = torch.from_numpy(np.array(guide[0]["observed_data"].x.values)).to(next(vae.parameters()))

@@ -36,7 +36,7 @@ class Moments:
 
     def __init__(self, vae: HVAE, dataset: xr.Dataset, request: Request, device: torch.device):
         self.vae, self.request, self.device = vae, request, device
-        probe = self._x(dataset.isel(image=slice(2)))
+        probe = self.images(dataset.isel(image=slice(2)))
         pair = trace_pair(vae.model, vae.guide, (probe,), {})
         check_layout(pair)
         structure = Structure.of(vae.model, vae.guide, (probe,), {}, pair)
@@ -48,7 +48,8 @@ class Moments:
         self.block = max(min(self.groups, particles // request.resample), 1)
         self.chunk = int(np.clip(particles // (self.block * request.resample), 1, 1000))
 
-    def _x(self, chunk: xr.Dataset) -> Tensor:
+    def images(self, chunk: xr.Dataset) -> Tensor:
+        """``x (image, pixel)`` as the pair takes it. Raises HVAEError where it is not finite."""
         values = np.asarray(chunk["x"].values)
         if not np.isfinite(values).all():
             raise HVAEError("the images hold NaN or infinite values")
@@ -57,7 +58,7 @@ class Moments:
 
     def of(self, chunk: xr.Dataset) -> dict[str, xr.Dataset]:
         """The per-image groups of the posterior file."""
-        x = self._x(chunk)
+        x = self.images(chunk)
         total = Sums()
         kept: dict[str, list[Tensor]] = {}
         for start in range(0, self.groups, self.block):

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from pyro_hvae import files
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.inference.evidence import evidence_importance_sampling
 from pyro_hvae.inference.generative import constants
 from pyro_hvae.inference.moments import Moments, Request
+from pyro_hvae.inference.receptive import guide_gradient
 from pyro_hvae.inference.runs import git_revision, versions
 from pyro_hvae.programs import HVAE, GenerativeModel
 from pyro_hvae.stimuli import PatchData, Whitening
@@ -33,6 +35,9 @@ def export_posterior(
     moment_draws: int = 64,
     units: Sequence[int] = (),
     prior_samples: int = 64,
+    receptive_fields: int = 100,
+    evidence: int = 0,
+    evidence_images: int | None = None,
     transform: Whitening | None = None,
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -50,6 +55,12 @@ def export_posterior(
         Vas 2024). Moments, too, are then self-normalised over such groups, ``draws`` of them.
     :param units: z1 dimensions whose posterior correlation matrix is stored for every image.
     :param prior_samples: ancestral samples of the model to store.
+    :param receptive_fields: images over which the gradient of the posterior mean of z1 is averaged
+        (:func:`~pyro_hvae.inference.receptive.guide_gradient`), spread evenly over the natural ones where families are
+        known; 0 for none.
+    :param evidence: importance samples an image for log p(x), its standard error and k-hat, of which only these numbers
+        are kept (:func:`~pyro_hvae.inference.evidence.evidence_importance_sampling`); 0 for none.
+    :param evidence_images: how many images, spread evenly, it is estimated for; it is NaN for the others. None for all.
     :param transform: the preprocessing of the images, kept in the file.
     :param path: file to write, zarr if it ends in ``.zarr``, netCDF-4 otherwise; None keeps everything in memory.
     :returns: the opened file, or the tree in memory.
@@ -59,7 +70,8 @@ def export_posterior(
         with tempfile.TemporaryDirectory() as folder:
             tree = export_posterior(
                 vae, images, draws=draws, resample=resample, moment_draws=moment_draws, units=units,
-                prior_samples=prior_samples, transform=transform, path=Path(folder) / "posterior.nc", seed=seed,
+                prior_samples=prior_samples, receptive_fields=receptive_fields, evidence=evidence,
+                evidence_images=evidence_images, transform=transform, path=Path(folder) / "posterior.nc", seed=seed,
             )  # fmt: skip
             with tree:
                 loaded = tree.load()
@@ -70,6 +82,9 @@ def export_posterior(
         images = images.test
     dataset = _dataset(images, vae.pixels)
     request = _check(vae, draws, resample, moment_draws, units)
+    judged = _judged(dataset.sizes["image"], evidence, evidence_images)
+    if receptive_fields < 0:
+        raise HVAEError(f"receptive_fields is a number of images, 0 for none; got {receptive_fields}")
     device = next(vae.parameters()).device
     attrs = _attributes(vae, request, seed)
     partial = not isinstance(vae.model, GenerativeModel)
@@ -80,8 +95,15 @@ def export_posterior(
         moments = Moments(vae, dataset, request, device)
         for start in range(0, dataset.sizes["image"], moments.chunk):
             chunk = dataset.isel(image=slice(start, start + moments.chunk))
-            writer.append(moments.of(chunk) | _observed(chunk))
+            groups = moments.of(chunk) | _observed(chunk)
+            if evidence:
+                here = judged[start : start + moments.chunk]
+                found = _evidence(vae, moments.images(chunk), here, evidence, seed + 1 + start)
+                groups["evidence"] = found.assign_attrs(images=int(judged.sum()))
+            writer.append(groups)
         writer.write(constants(vae, transform, prior_samples))
+        if receptive_fields and "z1" in vae.latents:
+            writer.write(_receptive_fields(vae, moments, dataset, receptive_fields))
     return files.open_posterior(path, partial=partial)
 
 
@@ -107,6 +129,51 @@ def _check(vae: HVAE, draws: int, resample: int | None, moment_draws: int, units
     if any(not 0 <= u < dim for u in units) or len(set(units)) != len(units):
         raise HVAEError(f"units are distinct indices of z1, from 0 to {dim - 1}; got {list(units)[:10]}")
     return Request(draws, resample or 1, moment_draws, tuple(units))
+
+
+def _judged(images: int, evidence: int, limit: int | None) -> np.ndarray:
+    """Mask of the images whose evidence is estimated."""
+    if evidence < 0 or evidence == 1:
+        raise HVAEError(f"evidence is a number of importance samples, at least 2, or 0 for none; got {evidence}")
+    if limit is not None and (limit < 1 or not evidence):
+        raise HVAEError(f"evidence_images={limit} needs evidence=K, and to be at least 1 image")
+    mask = np.zeros(images, bool)
+    mask[_spread(np.arange(images), images if limit is None else limit)] = evidence > 0
+    return mask
+
+
+def _spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` of the indices, evenly spread."""
+    count = min(count, indices.size)
+    return indices[np.arange(count) * indices.size // max(count, 1)]
+
+
+def _evidence(vae: HVAE, x: Tensor, judged: np.ndarray, particles: int, seed: int) -> xr.Dataset:
+    """log p(x) of some images of a chunk. Has a seed of its own, so that moments are the same with and without it."""
+    attrs = {"estimator": "importance sampling", "num_particles": particles}
+    values = {name: np.full(len(x), np.nan) for name in ("log_evidence", "standard_error", "ess", "pareto_k")}
+    if judged.any():
+        found = evidence_importance_sampling(vae, x[torch.from_numpy(judged).to(x.device)], particles, seed=seed)
+        for name, row in values.items():
+            row[judged] = found[name]
+    return xr.Dataset({name: ("image", row) for name, row in values.items()}, attrs=attrs)
+
+
+def _receptive_fields(vae: HVAE, moments: Moments, dataset: xr.Dataset, count: int) -> dict[str, xr.Dataset]:
+    natural = np.ones(dataset.sizes["image"], bool)
+    if "family" in dataset.coords:
+        natural = dataset["family"].values == ""
+    which = "natural" if natural.any() else "texture"
+    chosen = _spread(np.flatnonzero(natural if natural.any() else ~natural), count)
+    fields = guide_gradient(vae, moments.images(dataset.isel(image=chosen)))
+    attrs = {
+        "images": chosen.size,
+        "image_set": which,
+        "layers_above": "one draw an image",
+        "units": "z1 per pixel intensity",
+    }
+    variable = xr.Variable(("z1_dim", "pixel"), fields.cpu().numpy(), attrs)
+    return {"constant_data": xr.Dataset({"z1_receptive_field": variable})}
 
 
 def _observed(chunk: xr.Dataset) -> dict[str, xr.Dataset]:

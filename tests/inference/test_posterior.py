@@ -13,6 +13,7 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.inference import moments as moments_module
 from pyro_hvae.inference.diagnostics import pareto_k, share_trusted
 from pyro_hvae.inference.generative import conditional_field, projective_field
+from pyro_hvae.inference.linear_gaussian import linear_gaussian_posterior
 from pyro_hvae.inference.posterior import export_posterior
 from pyro_hvae.programs import HVAE, MarkovModel, TopDownGuide
 
@@ -234,6 +235,9 @@ def test_programs_of_ones_own_can_be_exported():
         (dict(resample=5), "resample=5 needs draws"),
         (dict(units=(3, 6)), "from 0 to 5; got"),
         (dict(units=(1, 1)), "distinct"),
+        (dict(evidence=1), "at least 2, or 0 for none; got 1"),
+        (dict(evidence_images=5), "evidence_images=5 needs evidence=K"),
+        (dict(receptive_fields=-1), "0 for none; got -1"),
     ],
 )
 def test_bad_requests_are_refused(options, says):
@@ -282,3 +286,106 @@ def test_every_label_of_the_images_reaches_the_file(tmp_path, name):
     with export_posterior(small_pair(), images, path=tmp_path / name, moment_draws=4) as tree:
         np.testing.assert_allclose(tree["constant_data"]["orientation"], images["orientation"], rtol=1e-6)
         assert tree["constant_data"]["split"].values[3] == "test"
+
+
+def gradient_field(tree):
+    return tree["constant_data"]["z1_receptive_field"].values
+
+
+def test_receptive_fields_of_a_linear_guide_are_its_matrix():
+    vae = small_linear()
+    trunk, head = vae.guide.conditionals[0]
+    with torch.no_grad():
+        trunk.layers[0].weight.mul_(0.1)
+        trunk.layers[0].bias.fill_(30.0)  # softplus(u) = u there
+    expected = (head.weight[:6] @ trunk.layers[0].weight).detach()
+    found = gradient_field(export_posterior(vae, small_data().test))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_receptive_fields_hold_what_the_layer_above_passes_on():
+    """q(z1|x, z2) and q(z2|x) affine: both paths from the image to z1 are products of matrices."""
+    vae = affine_top_down()
+    guide = vae.guide
+    W, w = guide.joint[0].first.weight.split((SIZE**2, 3), -1)
+    head = guide.heads[0].weight[:6]
+    direct, through = head @ W, head @ w @ guide.heads[1].weight[:3]
+    found = gradient_field(export_posterior(vae, small_data().test))
+    assert through.abs().max() > 0.1 * direct.abs().max(), "the path through z2 must matter in this case"
+    np.testing.assert_allclose(found, (direct + through).detach(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("guide", ["top_down", "bottom_up", "mean_field"])
+def test_receptive_fields_are_differences_of_posterior_means(guide):
+    """Central differences of the mean over images and 4,000 draws of z2, the same draws on both sides."""
+    vae, x = small_pair(guide).double(), small_data().test["x"].values[:40].astype(float)
+    found = gradient_field(export_posterior(vae, np.repeat(x, 100, 0), moment_draws=2, receptive_fields=4000))
+
+    def mean(pixel, step):
+        shifted = x.copy()
+        shifted[:, pixel] += step
+        moments = export_posterior(vae, shifted, moment_draws=4000, receptive_fields=0, seed=1)["posterior_moments"]
+        return moments["z1_mean"].values.astype(float).mean(0)
+
+    for pixel in (0, 7):
+        slope = (mean(pixel, 0.05) - mean(pixel, -0.05)) / 0.1
+        np.testing.assert_allclose(found[:, pixel], slope, rtol=0.02, atol=0.02 * abs(slope).max())
+
+
+def test_receptive_fields_are_averaged_over_the_natural_images(monkeypatch):
+    vae, images = small_pair("mean_field"), small_data().test
+    mixed = images.assign_coords(family=("image", np.where(np.arange(60) < 20, "", "oat")))
+    found = export_posterior(vae, mixed, receptive_fields=7)["constant_data"]["z1_receptive_field"]
+    chosen = images["x"].values[np.arange(7) * 20 // 7]
+    np.testing.assert_allclose(found, gradient_field(export_posterior(vae, chosen)), rtol=1e-5, atol=1e-7)
+    assert found.attrs["images"] == 7 and found.attrs["image_set"] == "natural"
+    monkeypatch.setattr("pyro_hvae.inference.receptive.BATCH", 3)
+    np.testing.assert_allclose(gradient_field(export_posterior(vae, chosen)), found, rtol=1e-5, atol=1e-7)
+    without = export_posterior(vae, images, receptive_fields=0)
+    assert "z1_receptive_field" not in without["constant_data"]
+
+
+def linear_gaussian_pair(scale=1.2):
+    """A jointly Gaussian pair whose guide has the exact means of z1 and too wide or narrow a spread."""
+    vae, _ = exactly_wrong_guide(shift=0.0)
+    with torch.no_grad():
+        precision = 1 + 1 / vae.model.sigma**2
+        trunk, head = vae.guide.conditionals[0]
+        trunk.layers[0] = torch.nn.Linear(16, 16)
+        trunk.layers[0].weight.copy_(torch.eye(16))
+        trunk.layers[0].bias.fill_(40.0)
+        wide = torch.nn.functional.pad(vae.model.A.T / vae.model.sigma**2 / precision, (0, 0, 0, 6))
+        bias = torch.cat([-wide[:6].sum(-1) * 40, (np.log(scale**2) - precision.log()).expand(6)])
+        head.weight, head.bias = torch.nn.Parameter(wide), torch.nn.Parameter(bias)
+    return vae
+
+
+def test_evidence_is_that_of_a_linear_gaussian_model():
+    """Exact log p(x) within Monte Carlo standard errors: of their mean over images, and of each."""
+    vae, images = linear_gaussian_pair(), small_data().test
+    exact = linear_gaussian_posterior(vae.model, torch.from_numpy(images["x"].values)).log_evidence.numpy()
+    tree = export_posterior(vae, images, evidence=2000)
+    found = tree["evidence"]
+    z = (found["log_evidence"].values - exact) / found["standard_error"].values
+    assert abs(z).max() < 4 and 0.7 < z.std() < 1.3 and abs(z.mean()) < 4 / np.sqrt(60)
+    assert np.all(found["pareto_k"] < 0.7) and np.all(found["ess"] > 1000)
+    gap = 3 * (1.44 - 1 - np.log(1.44))  # KL between normals of which one is 1.2 times as wide, in six dims
+    assert float((exact - tree["bound"]["elbo"]).mean()) == pytest.approx(gap, abs=0.05)
+    assert found.attrs["num_particles"] == 2000 and found.attrs["images"] == 60
+
+
+@pytest.mark.parametrize("name", ["posterior.nc", "posterior.zarr"])
+def test_evidence_of_some_images_leaves_the_rest_unknown(tmp_path, monkeypatch, name):
+    vae, images = small_pair(), small_data().test
+    plain = export_posterior(vae, images)
+    monkeypatch.setattr(moments_module, "MEMORY", 20_000)
+    with export_posterior(vae, images, evidence=30, evidence_images=7, path=tmp_path / name) as tree:
+        known = np.flatnonzero(np.isfinite(tree["evidence"]["log_evidence"].values))
+        assert known.tolist() == [k * 60 // 7 for k in range(7)]
+        assert tree["evidence"].attrs["estimator"] == "importance sampling" and tree["evidence"].attrs["images"] == 7
+        evidence = tree["evidence"]["log_evidence"].values[known]
+        assert evidence.std() > 0
+    monkeypatch.undo()
+    again = export_posterior(vae, images, evidence=30)
+    xr.testing.assert_identical(plain["posterior_moments"].to_dataset(), again["posterior_moments"].to_dataset())
+    assert "evidence" not in plain
