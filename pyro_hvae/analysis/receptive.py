@@ -1,4 +1,4 @@
-"""Receptive fields of z1: linear regression of posterior means on images, against the projective fields."""
+"""Receptive fields of z1: regression of posterior means on images, the guide's gradient, and the projective fields."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pyro_hvae.analysis.fields import median_and_interval
 from pyro_hvae.errors import HVAEError
 
 RIDGES = np.logspace(-5, 1, 7)  # penalty, in units of the mean variance of a pixel
+CONSTANT = 1e-6  # variance, relative to the largest, below which images do not vary in a direction
 SHOWN = 40
 PARTS = ("fit", "choose", "test")
 
@@ -21,12 +22,17 @@ def receptive_fields(tree: xr.DataTree) -> xr.Dataset:
 
     Half of the images fit, a quarter chooses the penalty (one for all units), and a quarter tests: ``explained`` is the share
     of the variance of the posterior mean there that a linear receptive field explains. ``similarity`` is the cosine between a
-    unit's receptive and projective field; below 1 the guide explains away what other units account for.
+    unit's receptive and projective field; below 1 the guide explains away what other units account for. Where the file has
+    the guide's mean gradient d E[z1] / dx, its cosines with the other two stand beside, all within the directions in which
+    the images vary: in the others (removed by whitening) a guide's weights are what they started from. For Gaussian images
+    gradient and regression are the same (Stein's lemma) but for the error of fitting.
 
     Returns
     -------
     Dataset with ``explained`` and ``similarity`` (medians over active units); over ``unit`` (z1 index): ``receptive_field``,
-    ``projective_field (unit, pixel)``, ``unit_explained``, ``unit_similarity``; attribute ``ridge``.
+    ``projective_field (unit, pixel)``, ``unit_explained``, ``unit_similarity``; attribute ``ridge``. With the gradient also
+    ``gradient_field (unit, pixel)``, ``gradient_agreement`` (with the regression) and ``gradient_similarity`` (with the
+    projective field), and both per unit.
 
     Raises
     ------
@@ -54,13 +60,31 @@ def receptive_fields(tree: xr.DataTree) -> xr.Dataset:
     weights = solutions[chosen]
     explained = _explained(sums, "test", weights)
     fields = finite_array(tree, "constant_data/A").T[units]
-    norms = np.linalg.norm(weights, axis=0) * np.linalg.norm(fields, axis=1)
-    similarity = np.divide((weights.T * fields).sum(1), norms, out=np.zeros_like(norms), where=norms > 0)
-    variables: dict[str, xr.Variable] = {}
-    for name, values, title, unit in (
+    rows = [
         ("explained", explained, "variance of z1 means explained by linear receptive fields", "share"),
-        ("similarity", similarity, "similarity of receptive and projective fields", "cosine"),
-    ):
+        ("similarity", _cosines(weights.T, fields), "similarity of receptive and projective fields", "cosine"),
+    ]
+    variables: dict[str, xr.Variable] = {}
+    if "z1_receptive_field" in tree["constant_data"]:
+        gradient = finite_array(tree, "constant_data/z1_receptive_field")[units] @ _span(sums)
+        variables["gradient_field"] = xr.Variable(
+            ("unit", "pixel"), gradient, tree["constant_data"]["z1_receptive_field"].attrs
+        )
+        rows += [
+            (
+                "gradient_agreement",
+                _cosines(gradient, weights.T),
+                "agreement of regression and gradient fields",
+                "cosine",
+            ),
+            (
+                "gradient_similarity",
+                _cosines(gradient, fields),
+                "similarity of gradient and projective fields",
+                "cosine",
+            ),
+        ]
+    for name, values, title, unit in rows:
         known = values[np.isfinite(values)]
         median, interval = median_and_interval(known)
         variables |= quantity(name, [], median, title=title, unit=unit, n=known.size, interval=interval)
@@ -69,6 +93,12 @@ def receptive_fields(tree: xr.DataTree) -> xr.Dataset:
     variables["projective_field"] = xr.Variable(("unit", "pixel"), fields)
     dataset = result(tree, "receptive_fields", variables, {"unit": units}, notes)
     return dataset.assign_attrs(images=n, image_set=used, ridge=float(RIDGES[chosen]))
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of each row of ``a`` with that of ``b``; 0 where one has no length."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.divide((a * b).sum(1), norms, out=np.zeros_like(norms), where=norms > 0)
 
 
 def _sums(tree: xr.DataTree, mask: np.ndarray, units: np.ndarray) -> dict[str, list[np.ndarray]]:
@@ -87,6 +117,14 @@ def _sums(tree: xr.DataTree, mask: np.ndarray, units: np.ndarray) -> dict[str, l
     return sums
 
 
+def _span(sums: dict[str, list[np.ndarray]]) -> np.ndarray:
+    """Projector ``(pixel, pixel)`` onto the directions in which images vary."""
+    count, x, _, xx, *_ = (sum(parts) for parts in zip(*sums.values(), strict=True))
+    variances, directions = np.linalg.eigh(xx / count - np.outer(x, x) / count**2)
+    kept = directions[:, variances > CONSTANT * variances[-1]]
+    return kept @ kept.T
+
+
 def _centred(sums: list[np.ndarray], pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Covariances of x with x and with z, and variances of z."""
     count, x, z, xx, xz, zz = sums
@@ -103,29 +141,52 @@ def _explained(sums: dict[str, list[np.ndarray]], part: str, weights: np.ndarray
 
 @style.styled
 def plot_receptive_fields(dataset: xr.Dataset) -> style.Picture:
-    """Receptive fields beside projective fields of some units; how linear the units are, and how like the two fields."""
-    figure = style.figure(style.FULL, 2.6)
-    axes = figure.subplots(1, 4, width_ratios=[1.25, 1.25, 1, 1])
-    explained, similarity = dataset["unit_explained"].values, dataset["unit_similarity"].values
+    """Fields of some units by every method, side by side; how linear the units are, and how like the fields."""
+    mosaics = {"receptive_field": "regression", "gradient_field": "gradient", "projective_field": "projective"}
+    mosaics = {name: title for name, title in mosaics.items() if name in dataset}
+    figure = style.figure(style.FULL, 2.6 if len(mosaics) == 2 else 2.4)
+    axes = figure.subplots(1, len(mosaics) + 2, width_ratios=[1.25] * len(mosaics) + [1, 1])
+    explained = dataset["unit_explained"].values
     order = np.argsort(-np.nan_to_num(explained))
     shown = order[np.unique(np.linspace(0, order.size - 1, SHOWN).astype(int))]
-    for axis, name in ((axes[0], "receptive_field"), (axes[1], "projective_field")):
-        style.show(axis, style.mosaic(dataset[name].values[shown], 6), name.replace("_", " ") + "s")
-    for axis, values, label in (
-        (axes[2], explained, "variance explained\nby the receptive field"),
-        (axes[3], similarity, "cosine of receptive\nand projective field"),
-    ):
-        axis.hist(values[np.isfinite(values)].clip(0, 1), np.linspace(0, 1, 21), color=style.BLUE, alpha=0.7)
-        axis.set(xlabel=label, ylabel="units")
+    for axis, (name, title) in zip(axes, mosaics.items(), strict=False):
+        style.show(axis, style.mosaic(dataset[name].values[shown], 6), title)
+    cosines = {
+        "unit_similarity": ("regression, projective", style.BLUE),
+        "unit_gradient_similarity": ("gradient, projective", style.ORANGE),
+        "unit_gradient_agreement": ("gradient, regression", style.GREY),
+    }
+    bins = np.linspace(0, 1, 21)
+    axes[-2].hist(explained[np.isfinite(explained)].clip(0, 1), bins, color=style.BLUE, alpha=0.7)
+    for name, (label, colour) in cosines.items():
+        if name in dataset:
+            axes[-1].ecdf(dataset[name].values, color=colour, label=label)
+    axes[-2].set(xlabel="variance explained\nby the regression", ylabel="units")
+    axes[-1].set(xlabel="cosine of two fields", ylabel="cumulative share", xlim=(None, 1))
+    if "gradient_field" in dataset:
+        figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower right", ncols=3)
     style.letters(axes)
-    caption = (
-        "a: receptive fields of z1 units by ridge regression of the posterior mean on the image, from most to "
-        "least linear; b: "
-        "projective fields of the same units, each scaled to its own magnitude. c: share of the variance of "
-        "the posterior mean on "
-        f"test images that the receptive field explains (median {dataset['explained'].item():.2f}). d: cosine "
-        "of the two fields "
-        f"(median {dataset['similarity'].item():.2f}). n = {explained.size} active units, {dataset.attrs['images']} images "
-        f"({dataset.attrs['image_set']}). Values below 0 stand in the first bin."
+    return style.Picture(figure, _caption(dataset))
+
+
+def _caption(dataset: xr.Dataset) -> str:
+    by_gradient, cosines = "", f"regression and projective {dataset['similarity'].item():.2f}"
+    if "gradient_field" in dataset:
+        attrs = dataset["gradient_field"].attrs
+        over = f"{attrs.get('images', '?')} {attrs.get('image_set', '')} images".replace("  ", " ")
+        by_gradient = (
+            f"gradient: of the posterior mean with respect to the image, averaged over {over}, within the directions in which "
+            "images vary; "
+        )
+        cosines += (
+            f", gradient and projective {dataset['gradient_similarity'].item():.2f}, "
+            f"gradient and regression {dataset['gradient_agreement'].item():.2f}"
+        )
+    return (
+        "Receptive fields of z1 units, from most to least linear. Regression: ridge regression of the posterior mean on the "
+        f"image; {by_gradient}projective: what the unit adds to the image. Each field is scaled to its own magnitude. "
+        "Histogram: share of the variance of the posterior mean on test images that the regression explains (median "
+        f"{dataset['explained'].item():.2f}; values below 0 stand in the first bin). Right: cosines of fields (medians: "
+        f"{cosines}). n = {dataset.sizes['unit']} active units, {dataset.attrs['images']} images "
+        f"({dataset.attrs['image_set']})."
     )
-    return style.Picture(figure, caption)

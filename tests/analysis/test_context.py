@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy import integrate, stats
 
 from pyro_hvae.analysis import aggregate_posterior, contextual_prior, open_posterior, receptive_fields
@@ -117,3 +118,32 @@ def test_units_without_relation_to_the_image_have_no_receptive_field(plant, edit
         pytest.raises(HVAEError, match="at least 8; the file has 3"),
     ):
         receptive_fields(tree)
+
+
+def test_gradient_fields_stand_beside_the_regression(plant, edit):
+    """Noiseless linear units of images that are white in 60 directions of 100: there the gradient is the regression, for every
+    other unit."""
+    truth = plant(natural=1200, train=2, test=2)
+    rng = np.random.default_rng(1)
+    units = truth.z1_places()
+    span, _ = np.linalg.qr(rng.normal(size=(truth.size**2, 60)))
+    weights = span @ rng.normal(size=(60, len(units)))
+
+    def linear(tree):
+        x = rng.normal(size=(tree["observed_data"].sizes["image"], 60)) @ span.T
+        tree["observed_data"]["x"].values[:] = x
+        tree["posterior_moments"]["z1_mean"].values[:, units] = x @ weights
+        gradient = rng.normal(size=(truth.z1_active + truth.z1_collapsed, truth.size**2))
+        gradient[units[::2]] += 3 * weights.T[::2] - gradient[units[::2]] @ span @ span.T
+        attrs = {"images": 50, "image_set": "natural"}
+        tree["constant_data"]["z1_receptive_field"] = xr.DataArray(gradient, dims=("z1_dim", "pixel"), attrs=attrs)
+
+    with open_posterior(edit(truth.path, linear)) as tree:
+        found = receptive_fields(tree)
+    agreement = found["unit_gradient_agreement"].values
+    assert agreement[::2].min() > 0.999 and abs(agreement[1::2]).max() < 0.6
+    assert found["gradient_agreement"].item() == pytest.approx(np.median(agreement))
+    A = truth.generative_map()[:, units]
+    expected = (A * weights).sum(0) / np.linalg.norm(A, axis=0) / np.linalg.norm(weights, axis=0)
+    np.testing.assert_allclose(found["unit_gradient_similarity"].values[::2], expected[::2], atol=1e-5)
+    assert "averaged over 50 natural images" in plot_receptive_fields(found).caption
