@@ -16,7 +16,7 @@ from pyro_hvae.analysis.common import (
     result,
     selected,
 )
-from pyro_hvae.analysis.verdict import GOOD_K
+from pyro_hvae.analysis.verdict import GOOD_K, evidence_k
 from pyro_hvae.files import sites
 
 
@@ -28,9 +28,10 @@ def bound_terms(tree: xr.DataTree) -> xr.Dataset:
     Dataset with ``bound (set, term)`` and its s.e. over images; ``set`` is ``natural`` and ``texture``, those present, ``term``
     is ``elbo``, ``reconstruction`` (E_q[log p(x|z)]) and ``zl_kl`` for every layer. ``imbalance (set)`` is the mean of
     ``elbo - reconstruction + sum of KL``, zero but for Monte Carlo error of the export. Where the file has the group
-    ``evidence``: ``evidence (set)`` (log p(x) in nats per image), ``evidence_gap`` (evidence - ELBO, an estimate of
-    KL[q(z|x) || p(z|x)])
-    and ``evidence_trusted`` (share of images with k-hat below 0.7).
+    ``evidence``, over the images that it was estimated for: ``evidence (set)`` (log p(x) in nats per image), ``evidence_gap``
+    (evidence - ELBO, an estimate of KL[q(z|x) || p(z|x)]) and ``evidence_trusted`` (share of images with k-hat below 0.7).
+    The estimate is a lower bound in expectation. Where k-hat is above 0.7 it may lie far below log p(x), and its standard error
+    is too small; a note says for how many images.
 
     Raises
     ------
@@ -57,32 +58,39 @@ def bound_terms(tree: xr.DataTree) -> xr.Dataset:
 
 def _evidence(tree: xr.DataTree, sets: dict[str, np.ndarray], notes: list[str]) -> dict[str, xr.Variable]:
     """Mean log evidence, how far the ELBO lies below it, and for how many images k-hat trusts the estimate."""
-    variables: dict[str, xr.Variable] = {}
-    finite = complete_images(tree, ["evidence/log_evidence"], notes)
-    rows: dict[str, list[tuple[float, float]]] = {"evidence": [], "evidence_gap": []}
-    shares, intervals, counts = [], [], []
+    group = tree["evidence"].to_dataset()
+    every = np.ones(group.sizes["image"], bool)
+    log_p, elbo = (selected(tree, path, every) for path in ("evidence/log_evidence", "bound/elbo"))
+    k = evidence_k(tree) if {"pareto_k", "ess"} <= set(group) else None
+    rows: dict[str, list] = {"evidence": [], "evidence_gap": [], "evidence_trusted": []}
+    trusted = 0
     for mask in sets.values():
-        here = mask & finite
-        evidence = selected(tree, "evidence/log_evidence", here)
-        for name, values in (("evidence", evidence), ("evidence_gap", evidence - selected(tree, "bound/elbo", here))):
-            rows[name].append(tuple(map(float, mean_and_se(values))) if len(values) else (np.nan, np.nan))  # type: ignore[arg-type]
-        counts.append(len(evidence))
-        k = (
-            selected(tree, "evidence/pareto_k", here)
-            if "pareto_k" in tree["evidence"]
-            else np.full(len(evidence), np.nan)
-        )
-        share, interval = binomial_interval(int((k < GOOD_K).sum()), int(np.isfinite(k).sum()))
-        shares.append(share)
-        intervals.append(interval)
+        here = mask & np.isfinite(log_p)
+        for name, values in (("evidence", log_p[here]), ("evidence_gap", (log_p - elbo)[here])):
+            rows[name].append(mean_and_se(values) if values.size else (np.nan, np.nan))
+        if k is not None:
+            hits = int((k[here] < GOOD_K).sum())
+            rows["evidence_trusted"].append(binomial_interval(hits, int(here.sum())))
+            trusted += hits
+    counts = [int((mask & np.isfinite(log_p)).sum()) for mask in sets.values()]
+    variables: dict[str, xr.Variable] = {}
     for name, title in (("evidence", "log evidence"), ("evidence_gap", "log evidence minus ELBO")):
         values, errors = zip(*rows[name], strict=True)
         variables |= quantity(name, ["set"], values, title=title, unit="nats per image", n=counts, se=errors)
-    if "pareto_k" in tree["evidence"]:
+    total = sum(counts)
+    method, particles = group.attrs.get("estimator", "a method not recorded"), group.attrs.get("num_particles", "")
+    notes.append(f"log evidence of {total} images by {method}{f' ({particles} samples an image)' if particles else ''}")
+    if k is not None:
+        shares, intervals = zip(*rows["evidence_trusted"], strict=True)
         variables |= quantity(
             "evidence_trusted", ["set"], shares, title="images whose evidence has k-hat below 0.7", unit="share of images",
             n=counts, interval=intervals,
         )  # fmt: skip
+        if trusted < total:
+            notes.append(
+                f"log evidence: Pareto k-hat is not below {GOOD_K} for {total - trusted} of {total} images; there it is only a "
+                "lower bound, which may lie far below log p(x), with an error larger than the standard error says"
+            )
     return variables
 
 
@@ -111,7 +119,14 @@ def plot_bound_terms(dataset: xr.Dataset) -> style.Picture:
             axes[0].plot(place, dataset["evidence"].sel(set=name), "_", ms=12, mew=1.5, color=style.SET_COLOURS[name])
     style.letters(axes)
     n = ", ".join(f"{int(dataset['bound_n'].sel(set=name).values[0])} {name}" for name in sets)
-    evidence = " Dash: log evidence." if "evidence" in dataset else ""
+    evidence = ""
+    if "evidence" in dataset:
+        counted = sum(dataset["evidence_n"].values)
+        evidence = f" Dash: log evidence, of {counted} images"
+        if "evidence_trusted" in dataset:
+            weak = counted - round(float((dataset["evidence_trusted"] * dataset["evidence_n"]).sum()))
+            evidence += f", a lower bound only for {weak} of them (Pareto k-hat not below {GOOD_K})" if weak else ""
+        evidence += "."
     caption = (
         "Evidence lower bound, un-annealed, and its terms: ELBO = E[log p(x|z)] minus the KL of every layer. Points: mean over "
         f"images; bars: 95% interval (± 1.96 s.e.).{evidence} n = {n} images."

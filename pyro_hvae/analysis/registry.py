@@ -33,9 +33,9 @@ from pyro_hvae.files import schema, sites
 class Analysis:
     """One analysis: ``function(tree)`` gives a Dataset, ``plot(dataset)`` a picture of it.
 
-    ``needs`` lists what must be in the file as ``group/variable``; ``group/*`` stands for all that the schema asks of
-    that group for the layers of the file. ``title`` heads its section of the report,
-    whose table at a glance shows the quantities whose names start with one of ``headlines``.
+    ``needs`` lists what must be in the file as ``group/variable``, or two of which one must be there joined by ``or``;
+    ``group/*`` stands for all that the schema asks of that group for the layers of the file. ``title`` heads its section of
+    the report, whose table at a glance shows the quantities whose names start with one of ``headlines``.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Analysis:
         """What the analysis needs and the file lacks."""
         wanted: list[str] = []
         for need in self.needs:
-            group, name = need.split("/")
+            group, name = need.split("/", 1)
             wanted += [f"{group}/{v}" for v in schema(sites(tree) or ["z1"])[group]] if name == "*" else [need]
-        return [path for path in wanted if not _has(tree, path)]
+        return [need for need in wanted if not any(_has(tree, path) for path in need.split(" or "))]
 
     def run(self, tree: xr.DataTree) -> xr.Dataset:
         """Apply the function. Raises HVAEError, naming what is missing, where the file lacks what it needs."""
@@ -76,11 +76,11 @@ ANALYSES: dict[str, Analysis] = {
     for analysis in (
         Analysis(
             "trust", "When to believe the posterior", trust, plot_trust,
-            needs=("sample_stats/pareto_k", "sample_stats/ess"), headlines=("trusted",),
+            needs=("sample_stats/pareto_k or evidence/pareto_k", "sample_stats/ess or evidence/ess"), headlines=("trusted",),
         ),
         Analysis(
             "bound_terms", "Bound and its terms", bound_terms, plot_bound_terms,
-            needs=("bound/*",), headlines=("bound[natural, elbo]", "bound[texture, elbo]"),
+            needs=("bound/*",), headlines=("bound[natural, elbo]", "bound[texture, elbo]", "evidence["),
         ),
         Analysis(
             "active_dimensions", "Active dimensions", active_dimensions, plot_active_dimensions,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import xarray as xr
 
@@ -26,7 +28,8 @@ def trust(tree: xr.DataTree) -> xr.Dataset:
 
     The importance weights of an image, p(x, z) / q(z|x), say how far the guide is from the posterior. Moments can be
     trusted where the Pareto k-hat of the weights lies below ``min(0.7, 1 - 1 / log10(S))`` with S weights an image (Vehtari et
-    al. 2024). Above it, importance resampling cannot mend the guide either.
+    al. 2024). Above it, importance resampling cannot mend the guide either. The weights are those of the draws in the file; in
+    a file without draws, those from which its evidence was estimated.
 
     Returns
     -------
@@ -38,31 +41,25 @@ def trust(tree: xr.DataTree) -> xr.Dataset:
     Raises
     ------
     HVAEError
-        Where no image has a k-hat.
+        Where the file has neither kind of weights, or no image a k-hat.
     """
     from pyro_hvae.analysis.fields import median_and_interval
 
-    everything = np.ones(images(tree), bool)
-    k, ess = (selected(tree, f"sample_stats/{name}", everything) for name in ("pareto_k", "ess"))
-    settings = export_settings(tree)
-    stored = tree["sample_stats"].to_dataset().sizes
-    proposals = int(settings.get("resample") or 1)
-    weights = stored.get("chain", 1) * stored.get("draw", settings.get("draws", 0)) * proposals
-    if not weights:
-        raise HVAEError("sample_stats says nothing of the number of draws; export again with draws")
-    threshold = min(GOOD_K, 1 - 1 / np.log10(max(weights, 2)))
-    share = ess / weights
-    # Weights that do not vary have no tail to fit: the guide is the posterior there.
-    judged = np.where(np.isfinite(k), k, np.where(share > CONSTANT, -np.inf, np.nan))
+    weights = _of_draws(tree) if "sample_stats" in tree.children else _of_evidence(tree)
+    if not weights.count:
+        raise HVAEError("the file does not say of how many importance weights its k-hat is; export it again")
+    threshold = min(GOOD_K, 1 - 1 / np.log10(max(weights.count, 2)))
+    judged, share = weights.k[weights.images], weights.share[weights.images]
     known = ~np.isnan(judged)
     if not known.any():
         raise HVAEError(
-            f"no image has a Pareto k-hat: {weights} draws an image are too few for one; export 1000 or more"
+            f"no image has a Pareto k-hat: {weights.count} draws an image are too few for one; export 1000 or more"
         )
     notes: list[str] = []
     if not known.all():
         notes.append(f"{int((~known).sum())} of {known.size} images without k-hat (or not finite) count as not trusted")
-    sets = image_sets(tree)
+    members = {name: mask[weights.images] for name, mask in image_sets(tree).items()}
+    sets = {name: mask for name, mask in members.items() if mask.any()}
     rows: dict[str, list] = {"trusted": [], "below_07": [], "effective_share": []}
     bounds: dict[str, list] = {name: [] for name in rows}
     for mask in sets.values():
@@ -82,15 +79,59 @@ def trust(tree: xr.DataTree) -> xr.Dataset:
         ("effective_share", "median effective sample size", "share of draws"),
     ):
         variables |= quantity(name, ["set"], rows[name], title=title, unit=unit, n=n, interval=bounds[name])
-    which = np.array(["natural" if name else "texture" for name in sets.get("natural", np.zeros(k.size, bool))])
+    which = np.array(["natural" if name else "texture" for name in sets.get("natural", np.zeros(known.size, bool))])
     variables |= {
         "image_k": xr.Variable("image", judged),
         "image_effective_share": xr.Variable("image", share),
         "image_set": xr.Variable("image", which),
     }
-    verdict = _verdict(dict(zip(sets, zip(rows["trusted"], n, strict=True), strict=True)), proposals > 1)
+    verdict = _verdict(dict(zip(sets, zip(rows["trusted"], n, strict=True), strict=True)), weights.resampled)
     dataset = result(tree, "trust", variables, {"set": list(sets)}, [verdict, *notes])
-    return dataset.assign_attrs(verdict=verdict, threshold=threshold, weights=weights)
+    return dataset.assign_attrs(verdict=verdict, threshold=threshold, weights=weights.count)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What is known of the importance weights of every image."""
+
+    k: np.ndarray
+    """Pareto k-hat; -inf where the weights do not vary, NaN where there is none."""
+    share: np.ndarray
+    """Effective sample size over the number of weights."""
+    count: int
+    """Weights an image."""
+    images: np.ndarray
+    """Mask of the images that have weights."""
+    resampled: bool
+
+
+def _of_draws(tree: xr.DataTree) -> _Weights:
+    everything = np.ones(images(tree), bool)
+    k, ess = (selected(tree, f"sample_stats/{name}", everything) for name in ("pareto_k", "ess"))
+    settings = export_settings(tree)
+    stored = tree["sample_stats"].to_dataset().sizes
+    proposals = int(settings.get("resample") or 1)
+    count = stored.get("chain", 1) * stored.get("draw", settings.get("draws", 0)) * proposals
+    share = ess / count if count else np.full(ess.shape, np.nan)
+    return _Weights(_judged(k, share), share, count, everything, proposals > 1)
+
+
+def _of_evidence(tree: xr.DataTree) -> _Weights:
+    every = np.ones(images(tree), bool)
+    k, ess, log_p = (selected(tree, f"evidence/{name}", every) for name in ("pareto_k", "ess", "log_evidence"))
+    count = int(tree["evidence"].attrs.get("num_particles", 0))
+    share = ess / count if count else np.full(ess.shape, np.nan)
+    return _Weights(_judged(k, share), share, count, np.isfinite(log_p), False)
+
+
+def _judged(k: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Weights that do not vary have no tail to fit: the guide is the posterior there."""
+    return np.where(np.isfinite(k), k, np.where(share > CONSTANT, -np.inf, np.nan))
+
+
+def evidence_k(tree: xr.DataTree) -> np.ndarray:
+    """k-hat of every image's evidence, -inf where its weights do not vary."""
+    return _of_evidence(tree).k
 
 
 def _verdict(trusted: dict[str, tuple[float, int]], resampled: bool) -> str:

@@ -70,6 +70,27 @@ def test_constant_weights_are_trusted_and_unknown_ones_are_not():
         trust(file(np.full(3, np.nan), np.full(3, 5.0), 20))
 
 
+def test_a_file_without_draws_is_judged_by_the_weights_of_its_evidence():
+    """Ten images, the evidence of six known: k-hat 0.3 for four of them, 0.9 for one, constant weights for one."""
+    k = np.r_[np.full(4, 0.3), 0.9, np.full(5, np.nan)]
+    ess = np.r_[np.full(5, 200.0), 1000.0, np.full(4, np.nan)]
+    log_p = np.r_[np.full(6, -100.0), np.full(4, np.nan)]
+    tree = file(k, ess, 20, np.repeat(["", "bark"], [5, 5]))
+    values = {"pareto_k": k, "ess": ess, "log_evidence": log_p}
+    evidence = xr.Dataset({name: ("image", row) for name, row in values.items()}, attrs={"num_particles": 1000})
+    tree["evidence"] = xr.DataTree(evidence)
+    del tree["sample_stats"]
+    found = trust(tree)
+    np.testing.assert_allclose(found["trusted"].sel(set=["natural", "texture"]), [0.8, 1.0])
+    np.testing.assert_array_equal(found["trusted_n"], [5, 1])
+    assert found.attrs["weights"] == 1000 and "without k-hat" not in found.attrs["notes"]
+    assert found["effective_share"].sel(set="natural") == 0.2
+    plot_trust(found)
+    del tree["evidence"].attrs["num_particles"]
+    with pytest.raises(HVAEError, match="of how many importance weights"):
+        trust(tree)
+
+
 def test_wilson_interval():
     assert binomial_interval(0, 10)[1][0] == 0
     assert binomial_interval(0, 10)[1][1] == pytest.approx(0.2775, abs=1e-4)  # Wilson 1927, as in any table
