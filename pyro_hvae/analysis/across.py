@@ -58,7 +58,7 @@ def active_by_size(results: Sequence[xr.Dataset]) -> xr.Dataset:
     -------
     Dataset over ``file``: ``size`` (dimensions of z2), ``label`` (model and guide), ``z1``, ``z2`` and ``sum``
     (active dimensions),
-    ``z1_interval``, ``z2_interval (file, bound)``. Files without z2 have size 0.
+    ``z1_interval``, ``z2_interval (file, end)``. Files without z2 have size 0.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def active_by_size(results: Sequence[xr.Dataset]) -> xr.Dataset:
             bounds = dataset["count_interval"].sel(site=site).values if known else np.zeros(2)
             rows[f"{site}_interval"].append(bounds)
     variables: dict[str, tuple] = {
-        name: (("file", "bound")[: np.ndim(values)], np.array(values)) for name, values in rows.items()
+        name: (("file", "end")[: np.ndim(values)], np.array(values)) for name, values in rows.items()
     }
     variables["sum"] = ("file", np.array(rows["z1"]) + np.array(rows["z2"]))
     variables["size"] = ("file", np.array(sizes))

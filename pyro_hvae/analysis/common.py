@@ -36,9 +36,9 @@ def quantity(
     se: Any = None,
     interval: Any = None,
 ) -> dict[str, xr.Variable]:
-    """Variables of one reported quantity: ``name``, ``name_n`` and ``name_se`` or ``name_interval (..., bound)``.
+    """Variables of one reported quantity: ``name``, ``name_n`` and ``name_se`` or ``name_interval (..., end)``.
 
-    ``interval`` holds the lower and upper bound of a 95% interval along its last axis. NaN stands for "not available".
+    ``interval`` holds both ends of a 95% interval along its last axis. NaN stands for "not available".
     """
     if (se is None) == (interval is None):
         raise HVAEError(f"quantity {name}: give either se or interval")
@@ -50,7 +50,7 @@ def quantity(
     if se is not None:
         made[f"{name}_se"] = xr.Variable(dims, np.broadcast_to(np.asarray(se, dtype=float), value.shape).copy())
     else:
-        made[f"{name}_interval"] = xr.Variable((*dims, "bound"), np.asarray(interval, dtype=float))
+        made[f"{name}_interval"] = xr.Variable((*dims, "end"), np.asarray(interval, dtype=float))
     return made
 
 

@@ -94,7 +94,7 @@ def texture_selectivity(tree: xr.DataTree, seed: int = 0) -> xr.Dataset:
     variables |= {
         "path_dim": xr.Variable("step", order),
         "path_accuracy": xr.Variable("step", [value for value, _ in steps]),
-        "path_interval": xr.Variable(("step", "bound"), [bound for _, bound in steps]),
+        "path_interval": xr.Variable(("step", "end"), [bound for _, bound in steps]),
         "judged": xr.Variable("step", judged),
         "variance_explained": xr.Variable(
             "z2_dim", np.divide(spread, total, out=np.zeros_like(total), where=total > 0)

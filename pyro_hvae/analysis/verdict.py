@@ -157,7 +157,7 @@ def plot_trust(dataset: xr.Dataset) -> style.Picture:
     threshold = dataset.attrs["threshold"]
     k = dataset["image_k"].values
     finite = k[np.isfinite(k)]
-    low, high = min(finite.min(initial=0.0), 0.0) - 0.05, min(max(finite.max(initial=1.0), 1.0), 2.0) + 0.05
+    low, high = min(finite.min(initial=0.0), 0.0) - 0.05, min(max(finite.max(initial=1.0), 1.0), 4.0) + 0.05
     for name in dataset["set"].values:
         here = which == name
         for axis, values in ((axes[0], k[here]), (axes[1], dataset["image_effective_share"].values[here])):
@@ -172,7 +172,7 @@ def plot_trust(dataset: xr.Dataset) -> style.Picture:
     axes[1].set(xlabel="effective sample size (share of draws)", xscale="log")
     for axis in axes:
         axis.set(ylabel="cumulative share of images", ylim=(0, 1.02))
-    axes[1].legend(loc="upper left")
+    axes[1].legend(loc="lower right")
     style.letters(axes)
     n = ", ".join(
         f"{int(count)} {name}" for name, count in zip(dataset["set"].values, dataset["trusted_n"].values, strict=True)

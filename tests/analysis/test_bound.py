@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_hvae.analysis import bound_terms, open_posterior
+from pyro_hvae.analysis import bound_terms, collect, open_posterior
 from pyro_hvae.analysis.bound import plot_bound_terms
 
 
@@ -57,5 +57,7 @@ def test_evidence_stands_beside_the_bound(planted, edit):
     np.testing.assert_allclose(found["evidence_trusted"].sel(set="natural"), 0.5)
     assert "log evidence of 300 images by importance sampling (500 samples an image)" in found.attrs["notes"]
     assert "not below 0.7 for 150 of 300 images; there it is only a lower bound" in found.attrs["notes"]
+    names = {entry["name"] for entry in collect(found)}
+    assert {"bound[natural, elbo]", "evidence[texture]", "evidence_trusted[natural]"} <= names
     caption = plot_bound_terms(found).caption
     assert "Dash: log evidence, of 300 images, a lower bound only for 150 of them" in caption
