@@ -14,6 +14,7 @@ from pyro_hvae.programs import HVAE, Training, preset
 
 OBJECTIVES = {"elbo": ELBO, "importance_weighted": ImportanceWeightedELBO, "renyi": RenyiELBO}
 PARTS = ("both", "model", "guide")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 Value = float | str | Schedule
 
 
@@ -38,12 +39,16 @@ class FitConfig:
     """Held-out patches used for the evaluation while training, at most."""
     checkpoint_every: int = 1000
     seed: int = 0
+    precision: str = "float32"
+    """Of matrix products: ``"float32"``, ``"tf32"`` (CUDA) or ``"bfloat16"`` (everything autocast does in it)."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every", "evaluate_every", "evaluate_images", "checkpoint_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise HVAEError(f"{name} must be a positive integer, got {value!r}")
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
         if self.train not in PARTS:
             raise unknown("value of train", self.train, PARTS)
         for name in ("clip", "skip"):

@@ -12,6 +12,7 @@ import torch
 from pyro import infer
 
 from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.inference.compiled import COMPILE_FROM
 from pyro_hvae.inference.config import (
     FitConfig,
     Value,
@@ -46,6 +47,8 @@ def fit(
     overwrite: bool = False,
     resume: bool = False,
     device: str = "auto",
+    compile: bool | str = "auto",
+    precision: str = "float32",
     seed: int = 0,
     log_every: int = 50,
     evaluate_every: int = 1000,
@@ -69,6 +72,9 @@ def fit(
     :param resume: go on from the newest checkpoint in ``out``; on a CPU the parameters end bit for bit as if the run had
         never stopped. Everything but ``steps`` (which may grow) must be as in the run.
     :param device: ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
+    :param compile: trace the step through Pyro once and compile it (:mod:`~pyro_hvae.inference.compiled`): ``"auto"`` for
+        runs of at least 2000 steps, with a warning where it is impossible; ``True`` insists; ``False`` does not.
+    :param precision: of matrix products: ``"float32"``, ``"tf32"`` (CUDA only), ``"bfloat16"`` (autocast).
     :param progress: show a progress bar with the terms of the bound.
     :raises HVAEError: for options that do not fit, a run that cannot be resumed, or a loss that is not finite: with the
         step, the term and the last good checkpoint.
@@ -80,8 +86,14 @@ def fit(
     config = make_config(
         vae, steps=steps, batch=batch, learning_rate=learning_rate, beta=beta, train=train, clip=clip, skip=skip,
         log_every=log_every, evaluate_every=evaluate_every, evaluate_images=evaluate_images,
-        checkpoint_every=checkpoint_every, seed=seed,
+        checkpoint_every=checkpoint_every, seed=seed, precision=precision,
     )  # fmt: skip
+    if precision == "tf32" and target.type != "cuda":
+        raise HVAEError(
+            "precision='tf32' is a mode of CUDA devices; this run is on the CPU: use 'float32' or 'bfloat16'"
+        )
+    if compile not in (True, False, "auto"):
+        raise HVAEError(f"compile must be True, False or 'auto', got {compile!r}")
     _check_data(vae, data, config)
     vae.to(target)
     check_objective(objective, vae, torch.zeros(2, vae.pixels, device=target))
@@ -97,12 +109,22 @@ def fit(
             "provenance": data.provenance,
         },
     }
-    directory = _directory(out, described, data, overwrite, resume)
-    return Loop(vae, data, objective, config, directory, described, target).run(resume, progress)
+    compiling = config.steps >= COMPILE_FROM if compile == "auto" else compile
+    directory = _directory(out, described | {"compile": compiling}, data, overwrite, resume)
+    if resume and compile == "auto":
+        compiling = directory.config.get("compile", compiling)  # a compiled step rounds otherwise than an eager one
+    if compile == "auto" and compiling:
+        compiling = "auto"
+    return Loop(vae, data, objective, config, directory, described, target, compiling).run(resume, progress)
 
 
 def resume(
-    out: str | os.PathLike[str], *, steps: int | None = None, device: str = "auto", progress: bool = True
+    out: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    device: str = "auto",
+    compile: bool | str = "auto",
+    progress: bool = True,
 ) -> Run:
     """Go on with the run in ``out`` under its own settings: pair, objective and data are made again from its record.
 

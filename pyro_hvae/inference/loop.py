@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.inference.compiled import CudaGraph, NotCompilable, compile_step
 from pyro_hvae.inference.config import FitConfig
 from pyro_hvae.inference.objectives import ELBO
 from pyro_hvae.inference.progress import Progress
@@ -58,7 +61,9 @@ class Loop:
         directory: RunDirectory | None,
         described: dict[str, Any],
         device: torch.device,
+        compile: bool | str,
     ):
+        self.compile = compile
         self.vae, self.config, self.directory, self.device = vae, config, directory, device
         self.described, self.fingerprint = described, fingerprint(described)
         self.x = torch.from_numpy(np.ascontiguousarray(data.train["x"].values)).to(device)
@@ -66,10 +71,14 @@ class Loop:
         trained = {"both": vae, "model": vae.model, "guide": vae.guide}[config.train]
         ids = {id(p) for p in trained.parameters()}
         self.named = {name: p for name, p in vae.named_parameters() if id(p) in ids and p.requires_grad}
-        self.optimizer = torch.optim.Adam(self.named.values(), lr=config.learning_rate(0), fused=True)
         like = next(iter(self.named.values()))
         self.betas = {site: torch.ones((), dtype=like.dtype, device=device) for site, _ in config.beta}
-        self.step = TrainingStep(vae, objective, self.optimizer, self.betas, config.clip, config.skip)
+        self.step = TrainingStep(
+            vae, objective, self.named, self.betas, config.learning_rate(0), config.clip, config.skip, config.precision
+        )
+        self.scheduled = [(self.step.learning_rate, config.learning_rate)]
+        self.scheduled += [(self.betas[site], schedule) for site, schedule in config.beta]
+        self.compile_seconds: float | None = None
         self.rows: list[dict[str, float]] = []
         self.evaluations: list[dict[str, float]] = []
         self.done = 0
@@ -82,19 +91,22 @@ class Loop:
         devices = [self.device] if self.device.type == "cuda" else []
         # Pyro's validation synchronises at every site; what is not finite is found by the step itself.
         unvalidated = pyro.validation_enabled(False)
-        with torch.random.fork_rng(devices=devices), _Signals(self), _frozen(frozen), unvalidated:
+        precision = _matmul_precision("high" if config.precision == "tf32" else "highest")
+        with torch.random.fork_rng(devices=devices), _Signals(self), _frozen(frozen), unvalidated, precision:
             torch.manual_seed(config.seed)
             if resume:
                 self._resume()
+            take = self._compiled() if self.compile else self.step
+            values: list[float | None] = [None] * len(self.scheduled)
             with Progress(config.steps, self.done, enabled=progress) as bar:
                 began = time.perf_counter()
                 while self.done < config.steps and self.interrupted is None:
                     step = self.done
-                    for group in self.optimizer.param_groups:
-                        group["lr"] = config.learning_rate(step)
-                    for site, schedule in config.beta:
-                        self.betas[site].fill_(schedule(step))
-                    self.step(self._batch(step), step)
+                    for i, (tensor, schedule) in enumerate(self.scheduled):
+                        if (value := schedule(step)) != values[i]:
+                            tensor.fill_(value)
+                            values[i] = value
+                    take(self._batch(step))
                     self.done = step + 1
                     last = self.done == config.steps or self.interrupted is not None
                     if last or self.done % config.log_every == 0 or self.done % config.checkpoint_every == 0:
@@ -109,6 +121,17 @@ class Loop:
         self.vae.record = self.described | {"step": self.done}
         path = self.directory.path if self.directory else None
         return Run(self.vae, self._history(), self.done, path, self.interrupted)
+
+    def _compiled(self) -> Callable[[Tensor], None]:
+        """The step compiled; as it is, with a warning, where that is impossible and was not insisted on."""
+        try:
+            self.compile_seconds = compile_step(self.step, self._batch(self.done))
+        except NotCompilable as reason:
+            if self.compile is True:
+                raise HVAEError(f"compile=True: {reason}. compile=False trains without") from reason
+            warnings.warn(f"training goes on without compilation: {reason}", stacklevel=3)
+            return self.step
+        return CudaGraph(self.step) if self.device.type == "cuda" else self.step
 
     # -- data
 
@@ -172,7 +195,7 @@ class Loop:
             return
         tensors = {f"vae.{name}": tensor for name, tensor in self.vae.state_dict().items()}
         for name, p in self.named.items():
-            for key, value in self.optimizer.state[p].items():
+            for key, value in self.step.optimizer.state[p].items():
                 tensors[f"optimizer.{name}.{key}"] = value
         tensors["rng.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -189,7 +212,7 @@ class Loop:
         for name, p in self.named.items():
             prefix = f"optimizer.{name}."
             state = {k[len(prefix):]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}  # fmt: skip
-            self.optimizer.state[p] = {k: v.to(self.device) for k, v in state.items()}
+            self.step.optimizer.state[p] = {k: v.to(self.device) for k, v in state.items()}
         torch.set_rng_state(checkpoint.tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in checkpoint.tensors:
             torch.cuda.set_rng_state(checkpoint.tensors["rng.cuda"], self.device)
@@ -198,6 +221,7 @@ class Loop:
                 f"the run has taken {checkpoint.step} steps already; steps={self.config.steps} cannot undo them"
             )
         self.done = checkpoint.step
+        self.step.start_at(self.done)
         history = self.directory.history()
         self.rows = [r for r in _records(history, "step") if r["step"] <= self.done]
         self.evaluations = [r for r in _records(history, "evaluation") if r["evaluation"] <= self.done]
@@ -209,7 +233,8 @@ class Loop:
                 kind = np.int64 if name in ("step", "evaluation", "clipped", "skipped") else np.float64
                 variables[name] = (dim, np.array([r[name] for r in records], kind), _attributes(name))
         coordinates = {name: variables.pop(name) for name in ("step", "evaluation") if name in variables}
-        return xr.Dataset(variables, coordinates)
+        compiled = {} if self.compile_seconds is None else {"compile_seconds": self.compile_seconds}
+        return xr.Dataset(variables, coordinates, compiled)
 
 
 def _nats(terms: Mapping[str, float], prefix: str) -> dict[str, float]:
@@ -238,6 +263,16 @@ def _records(history: xr.Dataset, dim: str) -> list[dict[str, float]]:
     names = [dim, *(str(n) for n in history.data_vars if history[n].dims == (dim,))]
     columns = [history[n].values.tolist() for n in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+@contextmanager
+def _matmul_precision(name: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class _frozen:

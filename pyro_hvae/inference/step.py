@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_hvae.inference.objectives import ELBO, Bound, Evaluation
 from pyro_hvae.programs import HVAE
@@ -27,11 +28,91 @@ class Metrics:
     """Terms that were not finite at that step; empty if only the gradient was not."""
 
 
+#: Gradients by parameter (None where the bound does not depend on it), whether to leave the update out, the new tally.
+StepResult = tuple[list[Tensor | None], Tensor, Tensor]
+
+
+class StepFunction(nn.Module):
+    """(betas, images, tally) -> (gradients, found_inf, tally): a training step but for its update.
+
+    A function of its arguments, its parameters and PyTorch's random state alone, so that it can be traced, compiled and
+    stacked.
+
+    The tally is a float64 vector: sums of the values named :attr:`names`, counts of clipped and skipped steps, the step's
+    number, the first step that was not finite (-1 for none) and which of the values were not finite there.
+
+    :param names: parameters of the pair that are trained, as ``vae.named_parameters()`` names them.
+    :param betas: sites whose beta is an argument.
+    """
+
+    def __init__(
+        self,
+        vae: HVAE,
+        objective: Bound,
+        names: Sequence[str],
+        betas: Sequence[str],
+        clip: float | None = None,
+        skip: float | None = None,
+        precision: str = "float32",
+    ):
+        super().__init__()
+        self.vae, self.trained, self.betas, self.clip, self.skip = vae, tuple(names), tuple(betas), clip, skip
+        self.objective = copy.copy(objective)
+        self.precision = precision
+        self.names = ("bound", "elbo", "x", *vae.sites, "grad_norm")
+
+    def tally(self, step: int, device: torch.device) -> Tensor:
+        """An empty tally before step number ``step``."""
+        n = len(self.names)
+        return torch.tensor([0.0] * (n + 2) + [step, -1.0] + [0.0] * n, dtype=torch.float64, device=device)
+
+    def evaluate(self, betas: Sequence[Tensor], x: Tensor) -> Evaluation:
+        """The objective at the pair's present parameters."""
+        self.objective.beta = {**self.objective.beta, **dict(zip(self.betas, betas, strict=True))}
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.objective.evaluate(self.vae.model, self.vae.guide, x)
+
+    def forward(self, betas: Sequence[Tensor], x: Tensor, tally: Tensor) -> StepResult:
+        """The step at the pair's present parameters, which :func:`torch.func.functional_call` may exchange."""
+        present = dict(self.vae.named_parameters())
+        parameters = [present[name] for name in self.trained]
+        evaluation = self.evaluate(betas, x)
+        gradients = torch.autograd.grad(-evaluation.bound.mean(), parameters, allow_unused=True)
+        return self.judge(evaluation, list(gradients), tally)
+
+    def judge(self, evaluation: Evaluation, gradients: list[Tensor | None], tally: Tensor) -> StepResult:
+        """Clip the gradients, decide whether the update is made, and keep the tally."""
+        n = len(self.names)
+        norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
+        values = torch.stack([
+            evaluation.bound.detach().mean(),
+            evaluation.elbo.mean(),
+            *(evaluation.terms[name].mean() for name in self.names[2:-1]),
+            norm,
+        ]).double()  # fmt: skip
+        sums, (clips, skips, step, first_bad), bad = tally[:n], tally[n : n + 4].unbind(), tally[n + 4 :]
+        finite = values[0].isfinite() & norm.isfinite()
+        skipped = norm > self.skip if self.skip is not None else torch.zeros_like(finite)
+        clipped = norm > self.clip if self.clip is not None else torch.zeros_like(finite)
+        if self.clip is not None:
+            shorter = torch.clamp(self.clip / (norm + 1e-6), max=1.0)
+            gradients = [g if g is None else g * shorter for g in gradients]
+        newly = ~finite & (first_bad < 0)
+        first_bad = torch.where(newly, step, first_bad)
+        bad = torch.where(newly, (~values.isfinite()).double(), bad)
+        # After the first step that was not finite none is carried out, until the host has seen it and stopped.
+        found_inf = (skipped | (first_bad >= 0)).float()
+        counts = torch.stack([clips + (clipped & finite & ~skipped), skips + (skipped & finite), step + 1, first_bad])
+        return gradients, found_inf, torch.cat([sums + values, counts, bad])
+
+
 class TrainingStep:
     """Evaluate the objective on a batch, differentiate, clip, update.
 
     A step whose loss or gradient is not finite, or whose gradient is longer than ``skip``, changes nothing.
 
+    :param objective: a bound of ours, or one of Pyro's (:mod:`~pyro_hvae.inference.pyro_objectives`).
+    :param parameters: those that are trained, by their names in the pair.
     :param betas: 0-d tensors by site that enter the objective; write to them between steps.
     """
 
@@ -39,82 +120,67 @@ class TrainingStep:
         self,
         vae: HVAE,
         objective: Any,
-        optimizer: torch.optim.Adam,
+        parameters: dict[str, nn.Parameter],
         betas: dict[str, Tensor],
-        clip: float | None,
-        skip: float | None,
+        learning_rate: float,
+        clip: float | None = None,
+        skip: float | None = None,
+        precision: str = "float32",
     ):
-        self.vae, self.optimizer = vae, optimizer
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.clip, self.skip = clip, skip
-        if isinstance(objective, Bound):
-            self.objective = copy.copy(objective)
-            self.objective.beta = {**objective.beta, **betas}
-            self._gradients = self._own
-        else:
-            self.objective = objective
-            self._terms = ELBO()
-            self._gradients = self._pyro
-        device = self.parameters[0].device
-        self.names = ("bound", "elbo", "x", *vae.sites, "grad_norm")
-        self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
-        self._count = 0
-        self._counters = torch.zeros(2, dtype=torch.int64, device=device)
-        self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
-        self._bad = torch.zeros(len(self.names), dtype=torch.bool, device=device)
+        self.parameters, self.betas = list(parameters.values()), list(betas.values())
+        like = self.parameters[0]
+        self.learning_rate = torch.tensor(learning_rate, dtype=torch.float32, device=like.device)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.learning_rate, fused=True, capturable=like.is_cuda)
+        own = isinstance(objective, Bound)
+        self.function = StepFunction(
+            vae, objective if own else ELBO(), list(parameters), list(betas) if own else (), clip, skip, precision
+        )
+        self.pyro_objective = None if own else objective
+        self.advance: Callable[[Sequence[Tensor], Tensor, Tensor], StepResult] = self.function if own else self._by_pyro
+        self.tally = self.function.tally(0, like.device)
+        self._fetched = 0
 
-    def __call__(self, x: Tensor, step: int) -> None:
+    def start_at(self, step: int) -> None:
+        """Number the next step ``step``; for runs that are resumed."""
+        self.tally.copy_(self.function.tally(step, self.tally.device))
+        self._fetched = step
+
+    def __call__(self, x: Tensor) -> None:
         """Train on the images ``x (image, pixel)``."""
-        self.optimizer.zero_grad(set_to_none=True)
-        evaluation = self._gradients(x)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        values = torch.stack([
-            evaluation.bound.detach().mean(),
-            evaluation.elbo.mean(),
-            *(evaluation.terms[name].mean() for name in self.names[2:-1]),
-            norm,
-        ])  # fmt: skip
-        finite = values[0].isfinite() & norm.isfinite()
-        skipped = norm > self.skip if self.skip is not None else torch.zeros_like(finite)
-        clipped = torch.zeros_like(finite)
-        if self.clip is not None:
-            clipped = norm > self.clip
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
-        newly = ~finite & (self._first_bad < 0)
-        self._first_bad = torch.where(newly, step, self._first_bad)
-        self._bad = torch.where(newly, ~values.isfinite(), self._bad)
-        # The fused update is not carried out where found_inf is set: a decision on the device, without a sync. After the
-        # first step that was not finite none is, until the host has seen it and stopped.
-        self.optimizer.found_inf = (skipped | (self._first_bad >= 0)).float()
+        gradients, found_inf, tally = self.advance(self.betas, x, self.tally)
+        self.tally.copy_(tally)
+        for p, gradient in zip(self.parameters, gradients, strict=True):
+            p.grad = gradient
+        # The fused update is not carried out where found_inf is set: a decision on the device, without a sync.
+        self.optimizer.found_inf = found_inf
         self.optimizer.step()
-        self._counters += torch.stack([clipped & finite & ~skipped, skipped & finite])
-        self._sums += values
-        self._count += 1
 
-    def _own(self, x: Tensor) -> Evaluation:
-        evaluation = self.objective.evaluate(self.vae.model, self.vae.guide, x)
-        (-evaluation.bound.mean()).backward()
-        return evaluation
-
-    def _pyro(self, x: Tensor) -> Evaluation:
-        loss = self.objective.loss_and_grads(self.vae.model, self.vae.guide, x)
-        for p in self.parameters:
-            if p.grad is not None:
-                p.grad /= len(x)  # Pyro's losses are sums over images
+    def _by_pyro(self, betas: Sequence[Tensor], x: Tensor, tally: Tensor) -> StepResult:
+        """The step under one of Pyro's objectives, which differentiate by themselves."""
+        vae = self.function.vae
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.pyro_objective.loss_and_grads(vae.model, vae.guide, x)
+        gradients = [
+            None if p.grad is None else p.grad / len(x) for p in self.parameters
+        ]  # Pyro's losses are sums over images
         with torch.no_grad():
-            evaluation = self._terms.evaluate(self.vae.model, self.vae.guide, x)
-        return Evaluation(torch.full_like(evaluation.bound, -loss / len(x)), evaluation.terms, {}, 1.0)
+            terms = self.function.evaluate((), x).terms
+        bound = torch.full((len(x),), -loss / len(x), device=x.device)
+        return self.function.judge(Evaluation(bound, terms, {}, 1.0), gradients, tally)
 
     def fetch(self) -> Metrics:
         """Means and counts since the last call; the only synchronisation."""
-        count = max(self._count, 1)
-        means = (self._sums / count).tolist()
-        clipped, skipped = self._counters.tolist()
-        first_bad = int(self._first_bad)
-        bad = tuple(n for n, b in zip(self.names, self._bad.tolist(), strict=True) if b)
-        self._sums.zero_()
-        self._counters.zero_()
-        self._count = 0
+        names = self.function.names
+        n = len(names)
+        values = self.tally.tolist()
+        sums, (clipped, skipped, step, first_bad), bad = values[:n], values[n : n + 4], values[n + 4 :]
+        count = max(int(step) - self._fetched, 1)
+        self._fetched = int(step)
+        self.tally[: n + 2] = 0.0
         return Metrics(
-            dict(zip(self.names, means, strict=True)), clipped, skipped, None if first_bad < 0 else first_bad, bad
+            {name: total / count for name, total in zip(names, sums, strict=True)},
+            int(clipped),
+            int(skipped),
+            None if first_bad < 0 else int(first_bad),
+            tuple(name for name, b in zip(names, bad, strict=True) if b),
         )

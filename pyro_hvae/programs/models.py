@@ -81,7 +81,8 @@ class GenerativeModel(LayeredProgram, abc.ABC):
             z = {self.layers: pyro.sample(f"z{self.layers}", self.prior())}
             for l in range(self.layers - 1, 0, -1):
                 z[l] = pyro.sample(f"z{l}", self.conditionals[l - 1](z[l + 1]))
-            return pyro.sample("x", dist.Normal(self.image_mean(z), self.sigma).to_event(1), obs=x)
+            mean = self.image_mean(z).to(self.log_sigma.dtype)  # under autocast densities keep their precision
+            return pyro.sample("x", dist.Normal(mean, self.sigma).to_event(1), obs=x)
 
     def prior(self) -> dist.TorchDistribution:
         """p(zL): location 0, scale 1."""

@@ -44,7 +44,8 @@ class Head(nn.Linear):
         self._distribution = family_class(family)
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        loc, v = super().forward(features).chunk(2, dim=-1)
+        # Under autocast the product alone is rounded: draws and densities keep the precision of the parameters.
+        loc, v = super().forward(features).to(self.weight.dtype).chunk(2, dim=-1)
         scale = torch.exp(0.5 * v.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND))
         return self._distribution(loc, scale).to_event(1)
 

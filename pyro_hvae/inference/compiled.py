@@ -1,0 +1,148 @@
+"""A training step traced through Pyro once, then compiled: Pyro's handlers cost nothing from the second step on.
+
+The step function is traced by ``make_fx``, with its parameters, betas, images and tally as arguments, into one graph of
+tensor operations, in which nothing of Pyro is left; ``torch.compile`` makes machine code of that graph. Compiling the
+Pyro program itself instead would break into several graphs and gain nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_hvae.inference.step import StepFunction, StepResult, TrainingStep
+
+COMPILE_FROM = 2000  # steps from which on compile="auto" compiles: the seconds it takes come back in about as many
+TOLERANCE = (
+    1e-3  # of a compiled step against the eager one, relative; float32 rounding is far below, a wrong graph above
+)
+
+WARM_UP = 3  # steps taken before one is captured: what is allocated or tuned at first use must be so before
+
+Stepping = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, Tensor], StepResult]
+
+
+class NotCompilable(Exception):
+    """Why a step cannot be compiled, in words for the user."""
+
+
+def trace(function: StepFunction, x: Tensor) -> GraphModule:
+    """One graph of tensor operations: (parameters, betas, images, tally) -> (gradients, found_inf, tally).
+
+    :param x: images of the size of a batch; the graph holds for this size alone.
+    :raises NotCompilable: for a pair whose course depends on values, or that leaves PyTorch.
+    """
+    parameters = _parameters(function)
+    # Of their own storage each: inputs that alias are taken for one input, and the graph is wrong without a word.
+    examples = [p.detach().clone() for p in parameters]
+    betas = [torch.ones((), dtype=x.dtype, device=x.device) for _ in function.betas]
+    devices = [x.device] if x.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        function(betas, x, function.tally(0, x.device))  # the objective checks the pair at its first call
+        try:
+            return make_fx(stepping(function))(examples, betas, x.clone(), function.tally(0, x.device))
+        except Exception as error:  # whatever the user's programs raise under tracing
+            raise NotCompilable(f"the pair cannot be traced ({_first_line(error)})") from error
+
+
+def stepping(function: StepFunction) -> Stepping:
+    """The step function with its parameters as an argument."""
+
+    def step(parameters: Sequence[Tensor], betas: Sequence[Tensor], x: Tensor, tally: Tensor) -> StepResult:
+        live = [p.detach().requires_grad_() for p in parameters]
+        named = {f"vae.{name}": p for name, p in zip(function.trained, live, strict=True)}
+        return torch.func.functional_call(function, named, (list(betas), x, tally))
+
+    return step
+
+
+def compile_graph(graph: Callable, backend: str | Callable = "inductor") -> Callable:
+    """Machine code for a traced graph; random numbers are drawn as eager steps draw them."""
+    options = {"options": {"fallback_random": True}} if backend == "inductor" else {}
+    return torch.compile(graph, fullgraph=True, dynamic=False, backend=backend, **options)
+
+
+def compile_step(step: TrainingStep, x: Tensor, backend: str | Callable = "inductor") -> float:
+    """Put a compiled step in place of the eager one, after comparing the two on ``x``.
+
+    :returns: the seconds it took.
+    :raises NotCompilable: the step stays as it was.
+    """
+    if step.pyro_objective is not None:
+        raise NotCompilable(
+            f"{type(step.pyro_objective).__name__} of Pyro fetches its loss from the device at every step; use a bound of "
+            "pyro_hvae"
+        )
+    began = time.perf_counter()
+    function = step.function
+    compiled = compile_graph(trace(function, x), backend)
+    try:
+        _compare(function, compiled, x)
+    except NotCompilable:
+        raise
+    except Exception as error:
+        raise NotCompilable(f"torch.compile failed ({_first_line(error)})") from error
+    data = [p.detach() for p in step.parameters]  # share storage with the parameters, and no autograd
+    step.advance = lambda betas, x, tally: compiled(data, betas, x, tally)
+    return time.perf_counter() - began
+
+
+class CudaGraph:
+    """A training step that is replayed as one CUDA graph from the fourth call on: one launch, nothing done by the host."""
+
+    def __init__(self, step: TrainingStep):
+        self.step = step
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._x: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> None:
+        self._calls += 1
+        if self._calls <= WARM_UP:
+            return self.step(x)
+        if self._graph is None:
+            graph, self._x = torch.cuda.CUDAGraph(), x.clone()
+            with torch.cuda.graph(graph):
+                self.step(self._x)  # recorded, not carried out
+            self._graph = graph
+        self._x.copy_(x)
+        self._graph.replay()
+
+
+def _compare(function: StepFunction, compiled: Stepping, x: Tensor) -> None:
+    """Refuse a graph that is not the step: at other images, parameters and betas than it was traced with."""
+    other = x.roll(1, 0) * 0.9 + 0.01
+    parameters = [p.detach() * 1.01 for p in _parameters(function)]
+    betas = [torch.full((), 0.7, dtype=x.dtype, device=x.device) for _ in function.betas]
+    results = []
+    for run in (stepping(function), compiled):
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            torch.manual_seed(1)
+            results.append(run(parameters, betas, other, function.tally(0, x.device)))
+    n = len(function.names)
+    (eager, _, eager_tally), (ours, _, our_tally) = results
+    pairs = [("value of the bound", eager_tally[:n], our_tally[:n])]
+    pairs += [(f"gradient of {name}", a, b) for name, a, b in zip(function.trained, eager, ours, strict=True)]
+    for what, a, b in pairs:
+        if (a is None) != (b is None):
+            raise NotCompilable(f"the {what} exists in one of the eager and the compiled step only")
+        if a is not None and not (a - b).norm() <= TOLERANCE * a.norm() + 1e-12 and bool(a.isfinite().all()):
+            raise NotCompilable(
+                f"the {what} differs between the eager and the compiled step by {float((a - b).norm() / a.norm()):.1e}: the "
+                "programs depend on something beside their parameters, the images and PyTorch's random numbers"
+            )
+
+
+def _parameters(function: StepFunction) -> list[Tensor]:
+    present = dict(function.vae.named_parameters())
+    return [present[name] for name in function.trained]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
