@@ -25,6 +25,7 @@ _HOMES = {
     "pyro_hvae.inference.schedules": ("Schedule",),
     "pyro_hvae.inference.fit": ("fit",),
     "pyro_hvae.inference.loop": ("Run",),
+    "pyro_hvae.sweeps.run": ("sweep",),
     "pyro_hvae.inference.runs": ("load",),
     "pyro_hvae.inference.evidence": ("bdmc", "evidence_ais", "evidence_importance_sampling"),
     "pyro_hvae.inference.reference": ("nuts", "reference_posterior"),

@@ -1,0 +1,144 @@
+"""``pyro-hvae sweep``: a grid of training runs, on this machine or a dask cluster, into one dataset."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from typing import Any
+
+# Settings that train has as options too; here each can be an axis instead. The names are those of the dataclass
+# pyro_hvae.sweeps.design.Settings, which a test compares: importing it here would load torch for every command.
+SETTINGS = (
+    "guide", "pixels", "dim_z1", "dim_z2", "noise", "learn_noise", "start", "seed", "steps", "batch", "learning_rate",
+    "beta_z1", "beta_z2", "objective", "particles", "alpha", "gradient", "clip", "skip", "log_every", "evaluate_every",
+    "evaluate_images", "checkpoint_every",
+)  # fmt: skip
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "sweep",
+        help="train a system at every point of a grid of settings",
+        description="Train at every point of a grid. The same command again goes on where it stopped.",
+    )
+    parser.add_argument("preset", nargs="?", help="see `pyro-hvae presets`; left out where it is an axis")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="directory of the sweep, a run directory in it each"
+    )
+    parser.add_argument(
+        "--axis",
+        action="append",
+        nargs="+",
+        required=True,
+        metavar=("NAME", "VALUE"),
+        help="such as --axis dim_z2 5 20 70 140; may be repeated, the grid is the product",
+    )
+    parser.add_argument(
+        "--export",
+        type=int,
+        default=0,
+        metavar="N",
+        help="held-out images in a posterior.nc in every run directory (0)",
+    )
+    where = parser.add_argument_group("workers")
+    where.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: one a core)")
+    where.add_argument("--threads", type=int, default=1, metavar="N", help="of torch, a worker (1)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="dask scheduler, such as tcp://host:8786, instead")
+    where.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+    data = parser.add_argument_group("images, the same for all runs")
+    data.add_argument(
+        "--images", metavar="SOURCE", help="embedded (default), a folder, or an image, array or pickle file"
+    )
+    data.add_argument("--patches", metavar="FILE", help="patches saved before (PatchData.save), instead of --images")
+    data.add_argument("--train-patches", type=int, metavar="N")
+    data.add_argument("--test-patches", type=int, metavar="N")
+    data.add_argument("--contrast", help="none (default), or unit_norm: each patch divided by its norm")
+
+    shared = parser.add_argument_group("settings of all runs; each can be an --axis instead (see docs/sweeps.md)")
+    for name in SETTINGS:
+        shared.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; 1 where a run did not finish, 128 plus the signal's number after Ctrl-C or SIGTERM."""
+    import sys
+
+    from pyro_hvae.sweeps.run import sweep
+
+    settings = {name: _value(text) for name in SETTINGS if (text := getattr(arguments, name)) is not None}
+    if arguments.preset is not None:
+        settings["preset"] = arguments.preset
+    stopped: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        results = sweep(
+            settings,
+            _axes(arguments.axis),
+            _data(arguments),
+            out=arguments.out,
+            export=arguments.export,
+            workers=arguments.workers,
+            threads=arguments.threads,
+            scheduler=arguments.scheduler,
+            device=arguments.device,
+        )
+    except KeyboardInterrupt:
+        print(f"stopped; what is trained stands in {arguments.out}, go on with the same command", file=sys.stderr)
+        return 128 + (stopped[0] if stopped else signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    finished = int((results["status"] == "finished").sum())
+    print(f"{arguments.out}/sweep.nc: {finished} of {results['status'].size} runs finished")
+    if arguments.export:
+        print(f"next: pyro-hvae analyse {arguments.out}/*/posterior.nc --out {arguments.out}/report")
+    return 0 if finished == results["status"].size else 1
+
+
+def _axes(given: list[list[str]]) -> dict[str, list[Any]]:
+    from pyro_hvae.errors import HVAEError
+
+    axes = {words[0].replace("-", "_"): [_value(text) for text in words[1:]] for words in given}
+    if len(axes) < len(given):
+        raise HVAEError(f"each axis is given once, got {', '.join(words[0] for words in given)}")
+    return axes
+
+
+def _value(text: str) -> Any:
+    """A number or truth value where the text is one."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float) else text
+
+
+def _data(arguments: argparse.Namespace) -> Any:
+    from pathlib import Path
+
+    from pyro_hvae.errors import HVAEError
+    from pyro_hvae.stimuli import PatchData
+
+    cutting = {
+        "source": arguments.images,
+        "train": arguments.train_patches,
+        "test": arguments.test_patches,
+        "contrast": arguments.contrast,
+    }
+    given = {name: value for name, value in cutting.items() if value is not None}
+    if arguments.patches is None:
+        return given
+    if given:
+        raise HVAEError(
+            "--patches are cut already; --images, --train-patches, --test-patches and --contrast cannot be applied"
+        )
+    return PatchData.load(Path(arguments.patches))

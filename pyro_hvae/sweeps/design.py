@@ -1,0 +1,266 @@
+"""What a sweep is, as data: the settings of one run, the axes along which they vary, the directory that keeps both."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import os
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.inference.config import OBJECTIVES, make_objective
+from pyro_hvae.inference.gradients import GRADIENTS
+from pyro_hvae.inference.objectives import Bound
+from pyro_hvae.inference.runs import differences, digest, git_revision, versions, write_atomically
+from pyro_hvae.inference.schedules import Schedule
+from pyro_hvae.programs import HVAE, build, preset
+from pyro_hvae.programs.hvae import GUIDES
+from pyro_hvae.programs.presets import STARTS
+from pyro_hvae.stimuli import PatchData, natural_patches
+from pyro_hvae.stimuli.patches import side_of
+
+SCHEMA, SCHEMA_VERSION = "pyro_hvae.sweep", 1
+
+
+def _setting(text: str, default: Any = None) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides one run of a sweep beside the data, as JSON values; each can be an axis.
+
+    None stands for what the preset publishes, as in :func:`~pyro_hvae.programs.build` and
+    :func:`~pyro_hvae.inference.fit.fit`.
+
+    :raises HVAEError: for a value of another type, and for names that do not exist.
+    """
+
+    preset: str = _setting("published system, see `pyro-hvae presets`", "")
+    guide: str | None = _setting("another guide than the published one: top_down, bottom_up, mean_field")
+    pixels: int | None = _setting("pixels of an image")
+    dim_z1: int | None = _setting("dimensions of z1")
+    dim_z2: int | None = _setting("dimensions of z2")
+    noise: float | None = _setting("standard deviation of the observation noise (0.4)")
+    learn_noise: bool = _setting("learn the observation noise", False)
+    start: str = _setting("default, or linear_regime", "default")
+    seed: int = _setting("of the initial weights, the batches and the draws", 0)
+    steps: int | None = _setting("number of updates (the published number: tens of millions)")
+    batch: int | None = _setting("images a step")
+    learning_rate: float | str | None = _setting("a number, or step:value pairs such as 0:1e-3,8000:1e-4")
+    beta_z1: float | str | None = _setting("beta of z1, a number or a schedule")
+    beta_z2: float | str | None = _setting("beta of z2, a number or a schedule")
+    objective: str | None = _setting("elbo, importance_weighted or renyi")
+    particles: int | None = _setting("particles K of the objective")
+    alpha: float | None = _setting("order of the Rényi bound")
+    gradient: str | None = _setting("standard, stl, dreg or rao_blackwell")
+    clip: float | None = _setting("shorten longer gradients to this norm")
+    skip: float | None = _setting("leave out steps with a longer gradient")
+    log_every: int = _setting("steps between rows of the history", 50)
+    evaluate_every: int = _setting("steps between held-out evaluations", 1000)
+    evaluate_images: int = _setting("held-out patches of an evaluation, at most", 2000)
+    checkpoint_every: int = _setting("steps between checkpoints", 1000)
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in fields(self):
+            kinds = typing.get_args(hints[f.name]) if isinstance(hints[f.name], UnionType) else (hints[f.name],)
+            value = getattr(self, f.name)
+            accepted = (*kinds, int) if float in kinds else kinds
+            if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+                names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
+                raise HVAEError(f"setting {f.name} must be {names}, got {value!r}")
+        if not self.preset:
+            raise HVAEError("a sweep needs a preset, among the settings or as an axis; `pyro-hvae presets` lists them")
+        preset(self.preset)
+        for name, known in (("guide", GUIDES), ("start", STARTS), ("objective", OBJECTIVES), ("gradient", GRADIENTS)):
+            if (value := getattr(self, name)) is not None and value not in known:
+                raise unknown(name, value, known)
+        for name in ("learning_rate", "beta_z1", "beta_z2"):
+            if (value := getattr(self, name)) is not None:
+                Schedule.of(value)
+        self.make_objective()
+
+    @property
+    def size(self) -> int:
+        """Pixels of an image."""
+        return preset(self.preset).pixels if self.pixels is None else self.pixels
+
+    def build(self) -> HVAE:
+        """The pair, freshly initialised."""
+        return build(
+            self.preset, guide=self.guide, pixels=self.pixels, dim_z1=self.dim_z1, dim_z2=self.dim_z2, noise=self.noise,
+            learn_noise=self.learn_noise, start=self.start, seed=self.seed,
+        )  # fmt: skip
+
+    def make_objective(self) -> Bound:
+        """The objective; what is not given is the preset's."""
+        training = preset(self.preset).training
+        return make_objective(
+            self.objective or training.objective,
+            training.num_particles if self.particles is None else self.particles,
+            self.gradient or "standard",
+            self.alpha,
+        )
+
+    def fit_options(self) -> dict[str, Any]:
+        """Arguments of :func:`~pyro_hvae.inference.fit.fit` beside the pair, the data and the directory."""
+        betas = {site: beta for site, beta in (("z1", self.beta_z1), ("z2", self.beta_z2)) if beta is not None}
+        return dict(
+            steps=self.steps, objective=self.make_objective(), batch=self.batch, learning_rate=self.learning_rate,
+            beta=betas or None, clip=self.clip, skip=self.skip, seed=self.seed, log_every=self.log_every,
+            evaluate_every=self.evaluate_every, evaluate_images=self.evaluate_images, checkpoint_every=self.checkpoint_every,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Design:
+    """Settings that all runs share, and the values of each axis. JSON values throughout."""
+
+    settings: dict[str, Any]
+    axes: dict[str, list[Any]]
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> Design:
+        """Check everything that can be checked without building a pair.
+
+        :raises HVAEError: for unknown settings and axes, axes without values or with one value twice, and whatever
+            :class:`Settings` refuses at any point of the grid.
+        """
+        known = [f.name for f in fields(Settings)]
+        for kind, given in (("setting", settings), ("axis", axes)):
+            for name in given:
+                if name not in known:
+                    raise unknown(kind, name, known)
+        if both := sorted(settings.keys() & axes.keys()):
+            raise HVAEError(f"{', '.join(both)} cannot be a setting of all runs and an axis; give it once")
+        if not axes:
+            raise HVAEError("a sweep needs at least one axis, such as {'dim_z2': [5, 20, 70]}")
+        listed: dict[str, list[Any]] = {}
+        for name, values in axes.items():
+            if isinstance(values, str) or not hasattr(values, "__iter__"):
+                raise HVAEError(f"axis {name} is a sequence of values, got {values!r}; one value is a setting")
+            listed[name] = [_plain(value) for value in values]
+            if not listed[name] or len(set(map(_written, listed[name]))) < len(listed[name]):
+                raise HVAEError(f"axis {name} needs values, each of them once; got {listed[name]}")
+        design = cls({name: _plain(value) for name, value in settings.items()}, listed)
+        sizes = {member.size for member in design.members().values()}
+        if len(sizes) > 1:
+            raise HVAEError(f"the runs of a sweep share their patches, but these are of {sorted(sizes)} pixels")
+        return design
+
+    def points(self) -> list[dict[str, Any]]:
+        """The points of the grid, the last axis fastest."""
+        return [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*self.axes.values())]
+
+    def members(self) -> dict[str, Settings]:
+        """The settings of every run by the name of its directory, in the order of :meth:`points`."""
+        return {directory_name(point): Settings(**self.settings, **point) for point in self.points()}
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of an image."""
+        return next(iter(self.members().values())).size
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"settings": self.settings, "axes": self.axes}
+
+
+def directory_name(point: Mapping[str, Any]) -> str:
+    """``dim_z2=20,seed=0``: readable, and the same in every session."""
+    return ",".join(f"{name}={_written(value)}" for name, value in point.items())
+
+
+def _written(value: Any) -> str:
+    return re.sub(r"[^\w.+-]", "_", str(value).replace(":", "-").replace(" ", ""))
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars as Python's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+class SweepDirectory:
+    """A sweep on disk: ``sweep.json`` (design), ``patches.nc`` (images of all runs), ``sweep.nc`` (results), and one run
+    directory a member."""
+
+    def __init__(self, path: Path, design: Design):
+        self.path, self.design = path, design
+
+    @property
+    def patches(self) -> Path:
+        """The patches that every run is trained on."""
+        return self.path / "patches.nc"
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], design: Design, data: PatchData | str | os.PathLike[str] | Mapping[str, Any]
+    ) -> SweepDirectory:
+        """Begin a sweep, or go on with the one in ``path`` if it is of the same design and data.
+
+        :raises HVAEError: for another design, naming the differences; a directory that holds something else; patches of
+            another size.
+        """
+        path = Path(path)
+        patches, source = _read(data)
+        if patches is not None and (found := patches.train.sizes["pixel"]) != design.pixels:
+            raise HVAEError(f"the patches have {found} pixels and the models of the sweep {design.pixels}; cut patches of "
+                            "their size, or set pixels")  # fmt: skip
+        described = json.loads(json.dumps({**design.to_dict(), "data": source}))
+        file = path / "sweep.json"
+        if file.is_file():
+            _compare(file, described)
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise HVAEError(f"{path} exists and is no sweep (it has no sweep.json); choose another directory")
+        directory = cls(path, design)
+        if not directory.patches.is_file() and patches is None:
+            patches = natural_patches(side_of(design.pixels, "the sweep"), **source)
+        if not file.is_file():
+            path.mkdir(parents=True, exist_ok=True)
+            full = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **described, "versions": versions(),
+                    "git_revision": git_revision(), "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
+            write_atomically(file, lambda partial: partial.write_text(json.dumps(full, indent=1)))
+        if not directory.patches.is_file():
+            assert patches is not None
+            patches.save(directory.patches)
+        return directory
+
+
+def _read(data: PatchData | str | os.PathLike[str] | Mapping[str, Any]) -> tuple[PatchData | None, dict[str, Any]]:
+    """Patches that are at hand already, and what is written down of them; or how to cut them."""
+    if isinstance(data, Mapping):
+        known = set(inspect.signature(natural_patches).parameters) - {"size"}
+        for name in data:
+            if name not in known:
+                raise unknown("option of natural_patches", name, known)
+        return None, {name: str(value) if isinstance(value, os.PathLike) else value for name, value in data.items()}
+    if not isinstance(data, PatchData):
+        if Path(data).suffix != ".nc":
+            return None, {"source": str(data)}
+        data = PatchData.load(data)
+    sets = {name: digest(dataset["x"].values) for name, dataset in (("train", data.train), ("test", data.test))}
+    return data, {**sets, "provenance": data.provenance}
+
+
+def _compare(file: Path, described: Mapping[str, Any]) -> None:
+    try:
+        recorded = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise HVAEError(f"{file} is damaged ({error})") from error
+    if recorded.get("schema") != SCHEMA or recorded.get("schema_version") != SCHEMA_VERSION:
+        raise HVAEError(f"{file} has schema {recorded.get('schema')} version {recorded.get('schema_version')}, expected "
+                        f"{SCHEMA} version {SCHEMA_VERSION}")  # fmt: skip
+    if found := differences(described, {key: recorded.get(key) for key in described}):
+        found = [line.replace(" in the run", " in the directory") for line in found[:5]]
+        raise HVAEError(
+            f"{file.parent} holds a sweep of another design ({'; '.join(found)}); give its settings, or another directory"
+        )

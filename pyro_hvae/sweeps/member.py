@@ -1,0 +1,149 @@
+"""One run of a sweep, as a worker carries it out: train or go on, measure, export. What came of it is on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dask
+import torch
+
+from pyro_hvae.analysis import active_dimensions
+from pyro_hvae.inference.fit import fit, torch_device
+from pyro_hvae.inference.loop import Run
+from pyro_hvae.inference.posterior import export_posterior
+from pyro_hvae.inference.runs import load, write_atomically
+from pyro_hvae.stimuli import PatchData
+from pyro_hvae.sweeps.design import Settings
+
+FINISHED, FAILED, UNFINISHED, WAITING = "finished", "failed", "unfinished", "waiting"
+MEASURED = 1000
+"""Held-out images that active dimensions are counted on where no posterior file is asked for."""
+MOMENT_DRAWS = 32
+
+TURN = threading.Lock()
+"""Held by whoever trains or writes netCDF: torch's random state and Pyro's validation belong to the process, and the netCDF
+library is not safe in threads. Only a cluster within one process ever waits for it."""
+
+
+def summary_file(run: Path) -> Path:
+    """Where a finished run's results are."""
+    return run / "summary.json"
+
+
+def error_file(run: Path) -> Path:
+    """Where the traceback of a failed run is: beside its directory, which may not have come about."""
+    return run.with_name(f"{run.name}.error.txt")
+
+
+def summary(run: Path) -> dict[str, Any] | None:
+    """Results of a finished run, or None."""
+    file = summary_file(run)
+    return json.loads(file.read_bytes()) if file.is_file() else None
+
+
+def status(run: Path) -> str:
+    """``finished``, ``failed``, ``unfinished`` (begun, and neither) or ``waiting``."""
+    if error_file(run).is_file():
+        return FAILED
+    if summary_file(run).is_file():
+        return FINISHED
+    return UNFINISHED if run.exists() else WAITING
+
+
+def is_done(run: Path, export: int) -> bool:
+    """Whether nothing is left to do for a run: it is finished, and its posterior file, if asked for, is there."""
+    found = summary(run)
+    return found is not None and (not export or found["exported"] == export)
+
+
+def carry_out(settings: Mapping[str, Any], patches: str, out: str, export: int, device: str, threads: int) -> str:
+    """Bring one run to its end; the task that workers are sent.
+
+    :param settings: fields of :class:`~pyro_hvae.sweeps.design.Settings`.
+    :param patches: file of :meth:`PatchData.save`.
+    :param out: run directory; training goes on from its newest checkpoint, if it has one.
+    :param export: held-out images in its ``posterior.nc``; 0 for none.
+    :param threads: of torch.
+    :returns: the run's status; the error of a failed one is in :func:`error_file`.
+    """
+    run = Path(out)
+    # Inside a dask worker xarray would ask the scheduler for a lock at every file that it writes; each run has its own.
+    alone = dask.config.set(scheduler="synchronous")
+    with TURN, _claimed(run) as ours, _threads(threads), alone:
+        if not ours:
+            return UNFINISHED
+        error_file(run).unlink(missing_ok=True)
+        try:
+            _carry_out(Settings(**settings), PatchData.load(patches), run, export, device)
+        except Exception as error:
+            note_error(run, error)
+    return status(run)
+
+
+def note_error(run: Path, error: BaseException) -> None:
+    """Write down what ended a run: the message, then the traceback."""
+    text = f"{type(error).__name__}: {error}\n\n{''.join(traceback.format_exception(error))}"
+    write_atomically(error_file(run), lambda file: file.write_text(text))
+
+
+def _carry_out(settings: Settings, data: PatchData, run: Path, export: int, device: str) -> None:
+    found = summary(run)
+    if found is None:
+        trained = _train(settings, data, run, device)
+        vae, last = trained.vae, trained.history.isel(evaluation=-1)
+        found = {"step": trained.step, "seconds": float(trained.history["seconds"].sum())}
+        found |= {str(name): float(last[name]) for name in last if str(name).startswith("test_")}
+    else:
+        vae = load(run).to(torch_device(device))
+    # Without a file the moments alone are wanted: no ancestral samples to speak of, no receptive fields.
+    images = data.test.isel(image=slice(export or MEASURED))
+    options: dict[str, Any] = dict(moment_draws=MOMENT_DRAWS, transform=data.transform, seed=settings.seed)
+    if export:
+        options |= dict(path=run / "posterior.nc", overwrite=True)
+    else:
+        options |= dict(prior_samples=1, receptive_fields=0)
+    with export_posterior(vae, images, **options) as tree:
+        counts = active_dimensions(tree)["count"]
+    for site in counts["site"].values:
+        found[f"active_{site}"] = float(counts.sel(site=site))
+    found["exported"] = export
+    write_atomically(summary_file(run), lambda file: file.write_text(json.dumps(found, indent=1)))
+
+
+def _train(settings: Settings, data: PatchData, run: Path, device: str) -> Run:
+    """Train from the newest checkpoint, or from the start where there is none: nothing is lost then."""
+    begun = any((run / "checkpoints").glob("step-*.safetensors"))
+    if not begun and run.exists():
+        shutil.rmtree(run)
+    options = settings.fit_options()
+    return fit(settings.build(), data, out=run, resume=begun, device=device, progress=False, **options)
+
+
+@contextlib.contextmanager
+def _claimed(run: Path) -> Iterator[bool]:
+    """Whether this is the only process at work on the run; the claim ends with the process, however it ends."""
+    with open(run.with_name(f".{run.name}.lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

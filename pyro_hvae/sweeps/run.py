@@ -1,0 +1,204 @@
+"""A sweep from its design to one dataset: runs handed to ``dask.distributed`` workers, results gathered from disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from dask.system import CPU_COUNT
+from distributed import Client, LocalCluster, as_completed
+
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.inference.fit import torch_device
+from pyro_hvae.inference.runs import git_revision, versions, write_netcdf
+from pyro_hvae.stimuli import PatchData
+from pyro_hvae.sweeps import member
+from pyro_hvae.sweeps.design import SCHEMA, SCHEMA_VERSION, Design, SweepDirectory, directory_name
+
+# A shell sends Ctrl-C to every process of the group; here the one that submits decides, and ends its workers.
+IGNORE_INTERRUPT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+
+def sweep(
+    settings: Mapping[str, Any],
+    axes: Mapping[str, Sequence[Any]],
+    data: PatchData | str | os.PathLike[str] | Mapping[str, Any] = "embedded",
+    *,
+    out: str | os.PathLike[str],
+    export: int = 0,
+    workers: int | None = None,
+    threads: int = 1,
+    scheduler: str | Client | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> xr.Dataset:
+    """Train a pair at every point of a grid of settings; each run is what ``build`` and ``fit`` would give alone.
+
+    Calling it again with the same design goes on where it stopped: finished runs are left alone, others go on from their
+    newest checkpoint, failed ones are tried again. A run that fails does not keep the others from finishing.
+
+        hvae.sweep(
+            {"preset": "TDVAE20", "steps": 20_000, "start": "linear_regime", "learning_rate": 1e-3},
+            {"dim_z2": [5, 20, 70, 140], "seed": range(3)},
+            out="sweeps/dim_z2",
+        )
+
+    Worker processes import the script that starts them: keep the call under ``if __name__ == "__main__":``.
+
+    :param settings: what all runs share, by the names of :class:`~pyro_hvae.sweeps.design.Settings`.
+    :param axes: values by setting; the grid is their product.
+    :param data: patches that all runs share: a :class:`~pyro_hvae.stimuli.PatchData` or its ``.nc`` file, a source for
+        :func:`~pyro_hvae.stimuli.natural_patches`, or a mapping of its arguments. Kept as ``patches.nc`` in ``out``.
+    :param out: directory of the sweep, on a file system that all workers share.
+    :param export: held-out images in a ``posterior.nc`` in every run directory; 0 for no such files.
+    :param workers: processes on this machine; by default one a core (one alone with a GPU), at most one a run.
+    :param threads: of torch, a worker.
+    :param scheduler: address of a dask scheduler, or a ``distributed.Client``, instead of processes on this machine.
+    :param device: as for :func:`~pyro_hvae.inference.fit.fit`.
+    :param progress: print a line a run.
+    :returns: dims: the axes. ``status``, ``error``, ``run`` (directory, relative to ``out``), ``step``, ``seconds`` (training),
+        ``test_elbo``, ``test_reconstruction``, ``test_kl_*`` (nats an image, held out, un-annealed, after the last step),
+        ``active_z1``, ``active_z2`` (:func:`~pyro_hvae.analysis.active_dimensions`); NaN where a run is not finished. Also
+        in ``sweep.nc``, which is written again whenever a run ends.
+    :raises HVAEError: for designs that cannot be carried out, and for a directory with another one.
+    :raises KeyboardInterrupt: after Ctrl-C, once the workers have been stopped; checkpoints and results stand.
+    """
+    _check(export, workers, threads, scheduler, device)
+    design = Design.of(settings, axes)
+    directory = SweepDirectory.open(out, design, data)
+    members = {directory.path / name: values for name, values in design.members().items()}
+    todo = {run: values for run, values in members.items() if not member.is_done(run, export)}
+    if progress:
+        print(f"{directory.path}: {len(members)} runs, {len(members) - len(todo)} of them finished before", flush=True)
+    if todo:
+        with _client(scheduler, workers, threads, len(todo)) as client:
+            patches = str(directory.patches.resolve())
+            # A key of its own, for dask would take a run of an earlier sweep with the same arguments for this one.
+            futures = {
+                client.submit(
+                    member.carry_out, asdict(values), patches, str(run.resolve()), export, device, threads,
+                    key=f"{run.name}-{uuid.uuid4().hex}",
+                ): run
+                for run, values in todo.items()
+            }  # fmt: skip
+            try:
+                for done, future in enumerate(as_completed(futures), start=1):
+                    run = futures[future]
+                    if future.status == "error":  # the worker itself was lost
+                        member.note_error(run, future.exception())
+                    _save(directory)
+                    if progress:
+                        print(f"[{done}/{len(todo)}] {_line(run)}", flush=True)
+            except BaseException:
+                client.cancel(list(futures), force=True)
+                raise
+    return _save(directory)
+
+
+def _check(export: int, workers: int | None, threads: int, scheduler: str | Client | None, device: str) -> None:
+    torch_device(device)
+    for name, value, least in (("export", export, 0), ("workers", workers, 1), ("threads", threads, 1)):
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise HVAEError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if scheduler is not None and workers is not None:
+        raise HVAEError("workers are processes on this machine; a scheduler has its own, so give one of the two")
+
+
+@contextlib.contextmanager
+def _client(scheduler: str | Client | None, workers: int | None, threads: int, runs: int) -> Iterator[Client]:
+    if isinstance(scheduler, Client):
+        yield scheduler
+        return
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="20s")
+        except (OSError, ValueError, TypeError) as error:
+            raise HVAEError(
+                f"there is no dask scheduler at {scheduler} ({error}); expected an address such as tcp://host:8786"
+            ) from error
+        with client:
+            yield client
+        return
+    if workers is None:
+        workers = 1 if torch.cuda.is_available() else max(CPU_COUNT // threads, 1)
+    # One thread a worker: a process trains one run at a time. No limit of memory: dask holds none of the arrays.
+    with (
+        LocalCluster(
+            n_workers=min(workers, runs),
+            threads_per_worker=1,
+            memory_limit=0,
+            dashboard_address=":0",
+            silence_logs=logging.CRITICAL,
+            preload=[IGNORE_INTERRUPT],
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _save(directory: SweepDirectory) -> xr.Dataset:
+    results = _collect(directory)
+    with member.TURN:
+        write_netcdf(results, directory.path / "sweep.nc")
+    return results
+
+
+def _collect(directory: SweepDirectory) -> xr.Dataset:
+    """Everything that is known from disk of the runs, over the axes."""
+    axes, points = directory.design.axes, directory.design.points()
+    rows: list[dict[str, Any]] = []
+    for point in points:
+        run = directory.path / directory_name(point)
+        status = member.status(run)
+        error = member.error_file(run).read_text().partition("\n")[0] if status == member.FAILED else ""
+        rows.append({"status": status, "error": error, "run": run.name, **(member.summary(run) or {})})
+    shape = tuple(len(values) for values in axes.values())
+    variables: dict[str, Any] = {
+        name: (tuple(axes), np.array([row[name] for row in rows], dtype=object).reshape(shape))
+        for name in ("status", "error", "run")
+    }
+    numbers = dict.fromkeys(["step", "seconds", "test_elbo", *(name for row in rows for name in row)])
+    for name in numbers:
+        if name not in variables and name != "exported":
+            values = np.array([row.get(name, np.nan) for row in rows], np.float64)
+            variables[name] = (tuple(axes), values.reshape(shape), _attributes(name))
+    coordinates = {
+        name: values if all(isinstance(v, int | float) for v in values) else [str(v) for v in values]
+        for name, values in axes.items()
+    }
+    attrs = {
+        "schema": f"{SCHEMA}.results",
+        "schema_version": SCHEMA_VERSION,
+        "settings": json.dumps(directory.design.settings),
+        "versions": json.dumps(versions()),
+        "git_revision": git_revision(),
+    }
+    return xr.Dataset(variables, coordinates, attrs)
+
+
+def _attributes(name: str) -> dict[str, str]:
+    if name == "seconds":
+        return {"units": "s", "long_name": "training time"}
+    if name.startswith("test_"):
+        return {"units": "nats/image"}
+    return {"units": "1"}
+
+
+def _line(run: Path) -> str:
+    status = member.status(run)
+    if status == member.FAILED:
+        return f"{run.name}: failed: {member.error_file(run).read_text().partition(chr(10))[0]}"
+    if (found := member.summary(run)) is None:
+        return f"{run.name}: left alone, another process is at work on it"
+    active = ", ".join(f"{found[name]:g} active {name[7:]}" for name in found if name.startswith("active_"))
+    return f"{run.name}: held-out ELBO {found['test_elbo']:.1f}, {active}, {found['seconds']:.0f} s"

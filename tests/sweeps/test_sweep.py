@@ -1,0 +1,305 @@
+"""Sweeps: every run as `fit` alone gives it, stopped and gone on with, failures kept apart, other designs refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from distributed import Client, LocalCluster
+from small import small_data
+
+import pyro_hvae as hvae
+from pyro_hvae.cli import main
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.inference.runs import RunDirectory
+from pyro_hvae.sweeps import member
+from pyro_hvae.sweeps.design import Design, Settings, directory_name
+
+TINY = {"preset": "TDVAE20", "pixels": 16, "dim_z1": 6, "steps": 6, "batch": 50, "learning_rate": 1e-3, "beta_z2": "0:0.1,4:1",
+        "log_every": 2, "evaluate_every": 3, "checkpoint_every": 2}  # fmt: skip
+AXES = {"dim_z2": [2, 3], "seed": [0, 1]}
+SMALL = dict(device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        LocalCluster(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def swept(client, tmp_path_factory):
+    out = tmp_path_factory.mktemp("sweep") / "dims"
+    return out, hvae.sweep(TINY, AXES, small_data(), out=out, scheduler=client, export=40, **SMALL)
+
+
+def parameters(run):
+    return {name: t for name, t in RunDirectory.open(run).latest().tensors.items() if name.startswith("vae.")}
+
+
+def alone(data, out=None, **changed):
+    s = TINY | changed
+    vae = hvae.build("TDVAE20", pixels=16, dim_z1=6, dim_z2=s["dim_z2"], seed=s["seed"])
+    run = hvae.fit(vae, data, steps=s["steps"], batch=50, learning_rate=1e-3, beta={"z2": "0:0.1,4:1"}, seed=s["seed"],
+                   log_every=2, evaluate_every=3, checkpoint_every=2, out=out, device="cpu", progress=False)  # fmt: skip
+    return vae, run
+
+
+def test_every_run_is_that_of_fit_alone(swept):
+    out, results = swept
+    assert results.sizes == {"dim_z2": 2, "seed": 2} and (results["status"] == "finished").all()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for dim, seed in ((2, 1), (3, 0)):
+            vae, run = alone(small_data(), dim_z2=dim, seed=seed)
+            point = results.sel(dim_z2=dim, seed=seed)
+            theirs = parameters(out / point["run"].item())
+            assert all(torch.equal(value, theirs[f"vae.{name}"]) for name, value in vae.state_dict().items())
+            last = run.history.isel(evaluation=-1)
+            for name in ("test_elbo", "test_reconstruction", "test_kl_z1", "test_kl_z2"):
+                assert float(point[name]) == float(last[name])
+            assert float(point["step"]) == 6 and float(point["seconds"]) > 0
+    finally:
+        torch.set_num_threads(before)
+    saved = xr.load_dataset(out / "sweep.nc")
+    assert saved["test_elbo"].identical(results["test_elbo"]) and saved["dim_z2"].values.tolist() == [2, 3]
+    assert len(np.unique(results["test_elbo"])) == 4, "the runs differ"
+
+
+def test_active_dimensions_are_those_of_the_analysis_of_the_exported_files(swept):
+    out, results = swept
+    files = sorted(out.glob("*/posterior.nc"))
+    assert len(files) == 4
+    for file in files:
+        with hvae.open_posterior(file) as tree:
+            assert tree["observed_data"].sizes["image"] == 40
+            counts = hvae.analysis.active_dimensions(tree)["count"]
+        at = results.where(results["run"] == file.parent.name, drop=True)
+        for site in ("z1", "z2"):
+            assert float(at[f"active_{site}"].values.item()) == float(counts.sel(site=site))
+    from pyro_hvae.analysis.across import active_by_size
+
+    trees = [hvae.open_posterior(file) for file in files]
+    assert active_by_size([hvae.analysis.active_dimensions(tree) for tree in trees])["size"].values.tolist() == [
+        2,
+        2,
+        3,
+        3,
+    ]
+
+
+def test_finished_runs_are_left_alone_and_files_asked_for_later_are_made(client, tmp_path):
+    first = hvae.sweep(TINY, {"seed": [0, 1]}, small_data(), out=tmp_path / "s", scheduler=client, **SMALL)
+    checkpoints = {run: RunDirectory.open(tmp_path / "s" / run).checkpoints()[-1] for run in first["run"].values}
+    written = {run: path.stat().st_mtime_ns for run, path in checkpoints.items()}
+    again = hvae.sweep(TINY, {"seed": [0, 1]}, small_data(), out=tmp_path / "s", scheduler=client, export=20, **SMALL)
+    assert {run: path.stat().st_mtime_ns for run, path in checkpoints.items()} == written
+    assert all((tmp_path / "s" / run / "posterior.nc").is_file() for run in checkpoints)
+    assert again["test_elbo"].identical(first["test_elbo"])
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(client, tmp_path):
+    """What a kill leaves: one run between two checkpoints, one between its directory and its first checkpoint."""
+    out = tmp_path / "s"
+    whole = hvae.sweep(TINY, {"dim_z2": [2, 3]}, small_data(), out=tmp_path / "whole", scheduler=client, **SMALL)
+    hvae.sweep(TINY, {"dim_z2": [2, 3]}, small_data(), out=out, scheduler=client, **SMALL)
+    first, second = out / "dim_z2=2", out / "dim_z2=3"
+    for run in (first, second):
+        (run / "summary.json").unlink()
+    newest = RunDirectory.open(first).checkpoints()[-1]
+    newest.unlink()
+    assert RunDirectory.open(first).latest().step == 4
+    kept = RunDirectory.open(first).checkpoints()[-1].stat().st_mtime_ns
+    for checkpoint in RunDirectory.open(second).checkpoints():
+        checkpoint.unlink()
+    (second / "config.json").unlink()
+    again = hvae.sweep(TINY, {"dim_z2": [2, 3]}, small_data(), out=out, scheduler=client, **SMALL)
+    assert again["test_elbo"].identical(whole["test_elbo"]) and (again["step"] == 6).all()
+    assert RunDirectory.open(first).checkpoints()[0].stat().st_mtime_ns == kept, "begun again instead of gone on with"
+    for run in (first, second):
+        ours, theirs = parameters(run), parameters(tmp_path / "whole" / run.name)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_that_fails_is_reported_and_the_others_go_on(client, tmp_path):
+    out = tmp_path / "s"
+    axes = {"learning_rate": [1e-3, 1e30], "seed": [0]}
+    settings = {name: value for name, value in TINY.items() if name != "learning_rate"}
+    results = hvae.sweep(settings, axes, small_data(), out=out, scheduler=client, **SMALL)
+    assert results["status"].values[:, 0].tolist() == ["finished", "failed"]
+    assert "not finite" in results["error"].values[1, 0] and results["error"].values[0, 0] == ""
+    assert np.isnan(results["test_elbo"].values[1, 0]) and np.isfinite(results["test_elbo"].values[0, 0])
+    assert "Traceback" in (out / "learning_rate=1e+30,seed=0.error.txt").read_text()
+    again = hvae.sweep(settings, axes, small_data(), out=out, scheduler=client, **SMALL)
+    assert again["status"].values[:, 0].tolist() == ["finished", "failed"], "tried again, and failed again"
+
+
+def test_another_design_in_the_same_directory_is_refused(swept, tmp_path):
+    out, _ = swept
+    before = (out / "sweep.json").read_bytes()
+    for settings, axes, data, says in (
+        (TINY | {"steps": 7}, AXES, small_data(), r"settings.steps: 7 given, 6 in the directory"),
+        (TINY, {"dim_z2": [2, 4], "seed": [0, 1]}, small_data(), r"axes.dim_z2: \[2, 4\] given, \[2, 3\]"),
+        (TINY, AXES, small_data(seed=1), r"data.provenance.seed: 1 given, 0 in the directory"),
+    ):
+        with pytest.raises(HVAEError, match=says):
+            hvae.sweep(settings, axes, data, out=out, **SMALL)
+    assert (out / "sweep.json").read_bytes() == before
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(HVAEError, match="is no sweep"):
+        hvae.sweep(TINY, AXES, small_data(), out=tmp_path, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("settings", "axes", "says"),
+    [
+        (TINY, {"dim_z3": [1]}, "unknown axis 'dim_z3'; did you mean 'dim_z"),
+        (TINY | {"learningrate": 1}, AXES, "unknown setting 'learningrate'; did you mean 'learning_rate'"),
+        (TINY, {"dim_z2": 5}, "axis dim_z2 is a sequence"),
+        (TINY, {"dim_z2": [5, 5]}, "each of them once"),
+        (TINY, {"dim_z2": []}, "needs values"),
+        (TINY, {"dim_z2": ["five"]}, "dim_z2 must be int or nothing, got 'five'"),
+        (TINY, {"seed": [True]}, "seed must be int, got True"),
+        (TINY, {}, "at least one axis"),
+        (TINY, {"steps": [1, 2]}, "steps cannot be a setting of all runs and an axis"),
+        (TINY, {"guide": ["top_down", "topdown"]}, "did you mean 'top_down'"),
+        (TINY, {"gradient": ["stl"], "objective": ["elbo", "importance_weighted"], "particles": [3]}, "biased"),
+        (TINY, {"learning_rate": ["fast"]}, "cannot be a setting"),
+        ({"steps": 3}, AXES, "needs a preset"),
+        ({"steps": 3}, {"preset": ["TDVAE20", "TDVAE40"]}, "share their patches"),
+        (TINY, {"clip": ["0:1"]}, "clip must be float or nothing"),
+        ({**TINY, "pixels": 25}, AXES, "the patches have 16 pixels and the models of the sweep 25"),
+    ],
+)  # fmt: skip
+def test_designs_that_cannot_be_are_refused_before_anything_is_written(tmp_path, settings, axes, says):
+    with pytest.raises(HVAEError, match=says):
+        hvae.sweep(settings, axes, small_data(), out=tmp_path / "s", **SMALL)
+    assert not (tmp_path / "s").exists()
+
+
+def test_wrong_sources_and_options_leave_nothing(tmp_path):
+    out = tmp_path / "s"
+    for data, says in (
+        (str(tmp_path / "nowhere"), "nowhere"),
+        ({"sauce": "embedded"}, "did you mean 'source'"),
+        (tmp_path / "none.nc", "no such file"),
+    ):
+        with pytest.raises(HVAEError, match=says):
+            hvae.sweep(TINY, AXES, data, out=out, **SMALL)
+    for options, says in (
+        ({"workers": 0}, "workers must be"),
+        ({"export": -1}, "export must be"),
+        ({"scheduler": "tcp://127.0.0.1:1", "workers": 2}, "give one of the two"),
+    ):
+        with pytest.raises(HVAEError, match=says):
+            hvae.sweep(TINY, AXES, small_data(), out=out, **SMALL, **options)
+    assert not out.exists()
+
+
+def test_names_of_runs_are_readable_and_do_not_depend_on_types_of_numbers():
+    assert directory_name({"dim_z2": 5, "beta_z2": "0:0.1, 4:1", "guide": "top_down"}) == (
+        "dim_z2=5,beta_z2=0-0.1_4-1,guide=top_down"
+    )
+    design = Design.of(TINY, {"dim_z2": np.array([2, 3]), "noise": np.array([0.5, 1.0])})
+    assert next(iter(design.members())) == "dim_z2=2,noise=0.5"
+    json.dumps(design.to_dict())
+
+
+def test_settings_are_those_of_the_preset_where_not_given():
+    vae = hvae.build("TD-IWAE20-k4")
+    settings = Settings(preset="TD-IWAE20-k4")
+    assert (
+        settings.make_objective().num_particles == 4
+        and type(settings.make_objective()).__name__ == "ImportanceWeightedELBO"
+    )
+    assert settings.size == vae.pixels
+    assert (
+        Settings(preset="TDVAE20", objective="importance_weighted", particles=10).make_objective().num_particles == 10
+    )
+
+
+def test_every_setting_is_an_option_of_the_command():
+    from dataclasses import fields
+
+    from pyro_hvae.cli.sweep import SETTINGS
+
+    assert ("preset", *SETTINGS) == tuple(f.name for f in fields(Settings))
+
+
+def test_a_run_that_another_process_works_on_is_not_touched(tmp_path):
+    import fcntl
+
+    data = tmp_path / "patches.nc"
+    small_data().save(data)
+    with open(tmp_path / ".seed=0.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert member.carry_out(TINY, str(data), str(tmp_path / "seed=0"), 0, "cpu", 1) == member.UNFINISHED
+    assert not (tmp_path / "seed=0").exists()
+    assert member.carry_out(TINY, str(data), str(tmp_path / "seed=0"), 0, "cpu", 1) == member.FINISHED
+
+
+EVERY = ("log_every", "evaluate_every", "checkpoint_every")
+PROCESS = ["--pixels", "16", "--dim-z1", "6", "--batch", "50", "--learning-rate", "1e-3", "--device", "cpu",
+           "--workers", "1", *(word for name in EVERY for word in ("--" + name.replace("_", "-"), "20"))]  # fmt: skip
+
+
+def gone(group, seconds=10):
+    """Whether no process of the group is left."""
+    for _ in range(10 * seconds):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_ctrl_c_ends_the_workers_and_what_they_did_stands(tmp_path):
+    """As from a shell: the signal goes to every process of the group."""
+    small_data().save(tmp_path / "made.nc")
+    out = tmp_path / "s"
+    axis = ["--beta-z2", "1", "--axis", "dim_z2", "2", "3"]
+    command = [sys.executable, "-m", "pyro_hvae", "sweep", "TDVAE20", *PROCESS, *axis, "--patches",
+               str(tmp_path / "made.nc"), "--steps", "1900", "--out", str(out)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(out.glob("*/checkpoints/step-*")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "go on with the same command" in errors, (printed, errors)
+    assert "Traceback" not in errors, errors
+    assert gone(process.pid), "workers are still there"
+    run = out / "dim_z2=2"
+    assert [member.status(out / name) for name in (run.name, "dim_z2=3")] == [member.UNFINISHED, member.WAITING]
+    reached = RunDirectory.open(run).latest().step
+    assert 20 <= reached < 1900
+    shorter = TINY | {"steps": reached + 3, "dim_z2": 2, "beta_z2": 1, **dict.fromkeys(EVERY, 20)}
+    assert member.carry_out(shorter, str(out / "patches.nc"), str(run), 0, "cpu", 1) == member.FINISHED
+    assert RunDirectory.open(run).latest().step == reached + 3
+
+
+def test_the_command_from_design_to_dataset(tmp_path, capsys):
+    small_data().save(tmp_path / "made.nc")
+    out = tmp_path / "s"
+    command = ["sweep", *PROCESS, "--axis", "preset", "LinearVAE20", "TDVAE20", "--patches", str(tmp_path / "made.nc"),
+               "--export", "30", "--out", str(out), "--steps"]  # fmt: skip
+    assert main([*command, "8"]) == 0
+    printed = capsys.readouterr().out
+    assert "preset=TDVAE20: held-out ELBO" in printed and "2 of 2 runs finished" in printed
+    assert "next: pyro-hvae analyse" in printed and len(list(out.glob("*/posterior.nc"))) == 2
+    results = xr.load_dataset(out / "sweep.nc")
+    assert np.isnan(results["active_z2"].sel(preset="LinearVAE20")) and np.isfinite(results["active_z1"]).all()
+    assert main([*command, "9"]) == 2
+    assert "settings.steps: 9 given, 8 in the directory" in capsys.readouterr().err
