@@ -89,6 +89,13 @@ def write_audit(tree: xr.DataTree, path: str | os.PathLike[str], *, overwrite: b
         remove(temporary)
 
 
+def is_audit(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says that it is an audit. Raises HVAEError where there is none, or it cannot be read at all."""
+    path = Path(path)
+    with read(path, "zarr" if path.suffix == ".zarr" else "netcdf") as tree:
+        return tree.attrs.get("schema") == SCHEMA
+
+
 def open_audit(path: str | os.PathLike[str]) -> xr.DataTree:
     """Open an audit file lazily and check it. Raises HVAEError where it is missing, damaged or something else."""
     path = Path(path)

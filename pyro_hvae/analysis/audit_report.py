@@ -8,7 +8,8 @@ import xarray as xr
 
 from pyro_hvae.analysis.common import collect
 from pyro_hvae.analysis.guide_audit import guide_audit, plot_guide_audit
-from pyro_hvae.analysis.report import formatted, png
+from pyro_hvae.analysis.page import formatted
+from pyro_hvae.analysis.report import png
 
 
 def audit_report(tree: xr.DataTree, picture: Path) -> str:

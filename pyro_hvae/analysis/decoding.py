@@ -190,7 +190,7 @@ def _feature(tree: xr.DataTree, name: str, images: np.ndarray) -> np.ndarray:
     if name == CORRELATIONS:
         source = noise_source(tree)
         places = np.random.default_rng(0).permutation(source.units.size)[:MOST_UNITS]
-        return np.nan_to_num(source.pairs(images, np.sort(places)))
+        return np.nan_to_num(source.pairs(images, np.sort(places)), copy=False)
     return selected(tree, f"posterior_moments/{name}", images)
 
 
@@ -214,7 +214,7 @@ def fit_decoder(inputs: np.ndarray, targets: np.ndarray, penalty: float, notes: 
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=500))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        classifier.fit(inputs.astype(np.float32), targets)
+        classifier.fit(inputs.astype(np.float32, copy=False), targets)
     note = f"{name}: the regression did not converge in 500 iterations; its accuracy is a lower bound"
     if any(issubclass(w.category, ConvergenceWarning) for w in caught) and note not in notes:
         notes.append(note)

@@ -16,6 +16,7 @@ from pyro_hvae.analysis.correlation_figure import plot_noise_correlations
 from pyro_hvae.analysis.correlations import noise_correlations
 from pyro_hvae.analysis.decoding import decode_family, plot_texture_decoding
 from pyro_hvae.analysis.fields import plot_projective_fields, projective_fields
+from pyro_hvae.analysis.guide_audit import guide_audit, plot_guide_audit
 from pyro_hvae.analysis.inpaint import inpainting, plot_inpainting
 from pyro_hvae.analysis.receptive import plot_receptive_fields, receptive_fields
 from pyro_hvae.analysis.reconstruction import plot_reconstruction, reconstructions
@@ -140,6 +141,14 @@ ANALYSES: dict[str, Analysis] = {
         ),
     )
 }  # fmt: skip
+
+#: Of audits (`pyro-hvae audit`) instead of posterior files.
+GUIDE_AUDIT = Analysis(
+    "guide_audit", "How much of the guide's posterior is real", guide_audit, plot_guide_audit,
+    needs=(), headlines=("agreement[", "ceiling[guide", "real["),
+)  # fmt: skip
+
+REPORTED = ANALYSES | {GUIDE_AUDIT.name: GUIDE_AUDIT}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyro_hvae.analysis import report
+from pyro_hvae.analysis import page, report
 from pyro_hvae.analysis.common import collect
 from pyro_hvae.analysis.registry import find
 from pyro_hvae.errors import HVAEError
@@ -42,7 +42,7 @@ def main(name: str, description: str | None, arguments: Sequence[str] | None = N
         target.write_bytes(report.png(picture))
         print(f"{path}  ({analysis.title})")
         for entry in collect(dataset):
-            print(f"  {entry['title']:<58} {report.formatted(entry)}  (n = {entry['n']})")
+            print(f"  {entry['title']:<58} {page.formatted(entry)}  (n = {entry['n']})")
         for note in filter(None, dataset.attrs["notes"].splitlines()):
             print(f"  note: {note}")
         print(f"  {picture.caption}\n  {target}")

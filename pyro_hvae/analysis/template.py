@@ -9,7 +9,7 @@ PAGE = """<!doctype html>
 <style>
   body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
          color: #1b1f24; background: #fff; margin: 0 auto; padding: 2rem 1.5rem 4rem;
-         max-width: {{ "1000px" if files|length == 1 else "1500px" }}; }
+         max-width: {{ "1000px" if headings|length == 1 else "1500px" }}; }
   h1 { font-size: 1.7rem; margin: 0 0 .2rem; }
   h2 { font-size: 1.25rem; margin: 2.8rem 0 .4rem; padding-top: .8rem; border-top: 1px solid #d5d9de; }
   h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
@@ -36,15 +36,15 @@ PAGE = """<!doctype html>
 <body>
 <h1>{{ title }}</h1>
 <p class="muted small">Made {{ created }} with pyro_hvae {{ version }} from
-  {{ files|length }} posterior file{{ "" if files|length == 1 else "s" }}. Numbers are also in <code>results.json</code>,
+  {{ headings|length }} file{{ "" if headings|length == 1 else "s" }}. Numbers are also in <code>results.json</code>,
   figures in <code>figures/</code>.</p>
 <nav class="small"><a href="#glance">At a glance</a>
   {%- for section in sections %} <a href="#{{ section.name }}">{{ section.title }}</a>{% endfor %}
   <a href="#provenance">Provenance</a></nav>
 
-{% macro table(rows) %}
+{% macro table(headings, rows) %}
 <div class="scroll"><table>
-<thead><tr><th></th>{% for file in files %}<th>{{ file.heading }}</th>{% endfor %}<th>unit</th></tr></thead>
+<thead><tr><th></th>{% for heading in headings %}<th>{{ heading }}</th>{% endfor %}<th>unit</th></tr></thead>
 <tbody>{% for row in rows %}
 <tr><th scope="row">{{ row.title }}</th>
   {%- for cell in row.cells %}<td>{% if cell %}{{ cell.text }}<span class="n">n = {{ cell.n }}</span>{% else %}–{% endif %}</td>
@@ -53,10 +53,10 @@ PAGE = """<!doctype html>
 {% endmacro %}
 
 <h2 id="glance">At a glance</h2>
-{{ table(glance) }}
+{% for part in glance %}{{ table(part.headings, part.rows) }}{% endfor %}
 <p class="muted small">Value ± standard error, or value [95% interval]. Images count as independent.</p>
 {% for message in messages %}<div class="message {{ message.kind }}"><b>{{ message.title }}</b>
-{%- if files|length > 1 %} ({{ message.heading }}){% endif %}: {{ message.text }}</div>{% endfor %}
+{%- if headings|length > 1 %} ({{ message.heading }}){% endif %}: {{ message.text }}</div>{% endfor %}
 
 {% for figure in compared %}
 <figure><img alt="{{ figure.title }}" src="data:image/png;base64,{{ figure.png }}">
@@ -65,11 +65,11 @@ PAGE = """<!doctype html>
 {% for section in sections %}
 <h2 id="{{ section.name }}">{{ section.title }}</h2>
 <p>{{ section.about }}</p>
-{% if section.rows %}{{ table(section.rows) }}{% endif %}
+{% if section.rows %}{{ table(section.headings, section.rows) }}{% endif %}
 {% for message in section.messages %}<div class="message {{ message.kind }}">
-{%- if files|length > 1 %}<b>{{ message.heading }}</b>: {% endif %}{{ message.text }}</div>{% endfor %}
+{%- if headings|length > 1 %}<b>{{ message.heading }}</b>: {% endif %}{{ message.text }}</div>{% endfor %}
 <div class="figures">{% for figure in section.figures %}
-<div>{% if files|length > 1 %}<h3>{{ figure.heading }}</h3>{% endif %}
+<div>{% if headings|length > 1 %}<h3>{{ figure.heading }}</h3>{% endif %}
 <figure><img alt="{{ section.title }}, {{ figure.heading }}" src="data:image/png;base64,{{ figure.png }}">
 <figcaption>{{ figure.caption }}</figcaption></figure></div>{% endfor %}
 </div>
@@ -77,12 +77,12 @@ PAGE = """<!doctype html>
 
 <h2 id="provenance">Provenance</h2>
 <div class="scroll"><table>
-<thead><tr><th></th>{% for file in files %}<th>{{ file.heading }}</th>{% endfor %}</tr></thead>
+<thead><tr><th></th>{% for heading in headings %}<th>{{ heading }}</th>{% endfor %}</tr></thead>
 <tbody>{% for name, values in provenance %}<tr><th scope="row">{{ name }}</th>
   {%- for value in values %}<td>{{ value }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
-{% for file in files %}{% if file.configuration %}
-<details{% if files|length == 1 %} open{% endif %}><summary>Configuration of {{ file.heading }}</summary>
-<pre>{{ file.configuration }}</pre></details>{% endif %}{% endfor %}
+{% for heading, configuration in configurations %}{% if configuration %}
+<details{% if headings|length == 1 %} open{% endif %}><summary>Configuration of {{ heading }}</summary>
+<pre>{{ configuration }}</pre></details>{% endif %}{% endfor %}
 </body>
 </html>
 """

@@ -8,7 +8,7 @@ import argparse
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Register the command."""
     parser = subparsers.add_parser("analyse", help="run the analyses on posterior files and write report.html")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="posterior files; several are compared side by side")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="posterior files, compared side by side, and audits")
     parser.add_argument("--out", required=True, metavar="DIR", help="where report.html, results.json and figures/ go")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier report in DIR")
     parser.set_defaults(run=run)

@@ -87,7 +87,7 @@ def _print_comparison(report: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pyro_hvae.analysis.report import comparison
+    from pyro_hvae.analysis.page import comparison
 
     results = json.loads((report / "results.json").read_text())
     files = list(dict.fromkeys(Path(entry["file"]).stem for entry in results))

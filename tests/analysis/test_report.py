@@ -11,11 +11,14 @@ import xarray as xr
 
 from pyro_hvae.analysis import ANALYSES, analyse, collect, open_posterior, style
 from pyro_hvae.analysis import registry as registry_module
+from pyro_hvae.analysis.page import comparison, formatted
 from pyro_hvae.analysis.registry import find
-from pyro_hvae.analysis.report import comparison, file_labels, formatted
+from pyro_hvae.analysis.report import file_labels
+from pyro_hvae.audit_file import write_audit
 from pyro_hvae.errors import HVAEError
 
 from .conftest import Planted
+from .test_guide_audit import plant as plant_audit
 
 #: What applies to a planted file: all but what needs masked images.
 APPLY = set(ANALYSES) - {"inpainting"}
@@ -248,6 +251,27 @@ def test_a_sweep_gets_figures_of_all_files_together(plant, tmp_path, undrawn):
     }
     assert "Active dimensions by size of z2." in messages(page)
     assert "n = 3 models" in messages(page)
+
+
+def test_an_audit_among_the_files_adds_its_section(planted, tmp_path, few):
+    write_audit(plant_audit(real=0.5), tmp_path / "audit.nc")
+    write_audit(plant_audit(images=8, r_hat=np.full(8, 1.5)), tmp_path / "stuck.nc")
+    page = analyse([planted.path, tmp_path / "audit.nc", tmp_path / "stuck.nc"], tmp_path / "out")
+    results = strict(tmp_path / "out" / "results.json")
+    (real,) = [entry for entry in results if entry["name"] == "real[guide]"]
+    assert abs(real["value"] - 0.5) < 4 * real["se"] and real["file"] == str(tmp_path / "audit.nc")
+    assert {entry["analysis"] for entry in results if entry["file"] == str(planted.path)} == set(few)
+    assert (tmp_path / "out" / "figures" / "guide_audit-audit.png").exists()
+    text = page.read_text(encoding="utf-8")
+    assert '<h2 id="guide_audit">How much of the guide&#39;s posterior is real</h2>' in text
+    section = text[text.index('<h2 id="guide_audit">') :]
+    assert "<th>audit</th><th>stuck</th><th>unit</th>" in section, "a column an audit, none of posterior files"
+    assert section.count("data:image/png") == 1
+    said = messages(page)
+    assert "the reference converged for none of 8 images" in said
+    assert "audit, reference: gibbs" in said
+    alone = analyse(tmp_path / "audit.nc", tmp_path / "alone")
+    assert applied(alone) == {"guide_audit"} and "Posterior report: audit" in messages(alone)
 
 
 def test_an_analysis_that_crashes_or_cannot_be_drawn_costs_nothing_else(planted, tmp_path, few):
