@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.graph import CodeGen
 
 from pyro_hvae.inference.step import StepFunction, StepResult, TrainingStep
 
@@ -21,6 +24,8 @@ COMPILE_FROM = 2000  # steps from which on compile="auto" compiles: the seconds 
 TOLERANCE = (
     1e-3  # of a compiled step against the eager one, relative; float32 rounding is far below, a wrong graph above
 )
+
+_EMPTY = {torch.ops.aten.empty.memory_format, torch.ops.aten.new_empty.default, torch.ops.aten.empty_like.default}
 
 WARM_UP = 3  # steps taken before one is captured: what is allocated or tuned at first use must be so before
 
@@ -90,6 +95,54 @@ def compile_step(step: TrainingStep, x: Tensor, backend: str | Callable = "induc
     data = [p.detach() for p in step.parameters]  # share storage with the parameters, and no autograd
     step.advance = lambda betas, x, tally: compiled(data, betas, x, tally)
     return time.perf_counter() - began
+
+
+# -- random numbers as arguments
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A draw of random numbers that a step makes: what it fills, and how."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    fill: Callable[..., Tensor]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    def draw(self, shape: Sequence[int] | None = None) -> Tensor:
+        """The draw, from PyTorch's global random state as an eager step would make it; or one of another shape."""
+        empty = torch.empty(self.shape if shape is None else shape, dtype=self.dtype, device=self.device)
+        return self.fill(empty, *self.arguments, **self.keywords)
+
+
+def lift_noise(graph: GraphModule) -> list[Noise]:
+    """Turn every draw of random numbers in a traced graph into one more argument, in place.
+
+    :returns: the draws, in the order of the new arguments, which follow the old ones.
+    :raises NotCompilable: for draws that depend on anything but their shape.
+    """
+    draws = []
+    *_, last = graph.graph.find_nodes(op="placeholder")
+    for node in list(graph.graph.nodes):
+        if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+            continue
+        empty, *arguments = node.args
+        ours = isinstance(empty, Node) and empty.target in _EMPTY and list(empty.users) == [node]
+        if not ours or any(isinstance(a, Node) for a in (*arguments, *node.kwargs.values())):
+            raise NotCompilable(f"{node.target} draws random numbers that depend on more than their shape")
+        value = node.meta["val"]
+        draws.append(Noise(tuple(value.shape), value.dtype, value.device, node.target, tuple(arguments), node.kwargs))
+        with graph.graph.inserting_after(last):
+            last = graph.graph.placeholder(f"noise_{len(draws)}")
+        last.meta = dict(node.meta)
+        node.replace_all_uses_with(last)
+        graph.graph.erase_node(node)
+        graph.graph.erase_node(empty)
+    graph.graph.set_codegen(CodeGen())  # the arguments as a flat list
+    graph.recompile()
+    return draws
 
 
 class CudaGraph:

@@ -81,14 +81,31 @@ def fit(
 
     Ctrl-C and SIGTERM save a checkpoint and end the run early; ``Run.interrupted`` says so.
     """
-    target = torch_device(device)
-    objective = default_objective(vae) if objective is None else objective
     config = make_config(
         vae, steps=steps, batch=batch, learning_rate=learning_rate, beta=beta, train=train, clip=clip, skip=skip,
         log_every=log_every, evaluate_every=evaluate_every, evaluate_images=evaluate_images,
         checkpoint_every=checkpoint_every, seed=seed, precision=precision,
     )  # fmt: skip
-    if precision == "tf32" and target.type != "cuda":
+    loop = prepare(vae, data, objective, config, device, compile, out, overwrite=overwrite, resume=resume)
+    return loop.run(resume, progress)
+
+
+def prepare(
+    vae: HVAE,
+    data: PatchData,
+    objective: Bound | infer.ELBO | None,
+    config: FitConfig,
+    device: str,
+    compile: bool | str,
+    out: str | os.PathLike[str] | None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> Loop:
+    """Check everything that :func:`fit` was given and make its run directory."""
+    target = torch_device(device)
+    objective = default_objective(vae) if objective is None else objective
+    if config.precision == "tf32" and target.type != "cuda":
         raise HVAEError(
             "precision='tf32' is a mode of CUDA devices; this run is on the CPU: use 'float32' or 'bfloat16'"
         )
@@ -115,7 +132,7 @@ def fit(
         compiling = directory.config.get("compile", compiling)  # a compiled step rounds otherwise than an eager one
     if compile == "auto" and compiling:
         compiling = "auto"
-    return Loop(vae, data, objective, config, directory, described, target, compiling).run(resume, progress)
+    return Loop(vae, data, objective, config, directory, described, target, compiling)
 
 
 def resume(

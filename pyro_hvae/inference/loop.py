@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,9 @@ class Loop:
         self.step = TrainingStep(
             vae, objective, self.named, self.betas, config.learning_rate(0), config.clip, config.skip, config.precision
         )
-        self.scheduled = [(self.step.learning_rate, config.learning_rate)]
-        self.scheduled += [(self.betas[site], schedule) for site, schedule in config.beta]
+        self.scheduled = {"learning rate": (self.step.learning_rate, config.learning_rate)}
+        self.scheduled |= {site: (self.betas[site], schedule) for site, schedule in config.beta}
+        self._values: dict[str, float] = {}
         self.compile_seconds: float | None = None
         self.rows: list[dict[str, float]] = []
         self.evaluations: list[dict[str, float]] = []
@@ -86,38 +87,66 @@ class Loop:
         self.interrupted: str | None = None
 
     def run(self, resume: bool, progress: bool) -> Run:
-        config = self.config
-        frozen = [p for p in self.vae.parameters() if p.requires_grad and all(p is not q for q in self.named.values())]
-        devices = [self.device] if self.device.type == "cuda" else []
-        # Pyro's validation synchronises at every site; what is not finite is found by the step itself.
-        unvalidated = pyro.validation_enabled(False)
-        precision = _matmul_precision("high" if config.precision == "tf32" else "highest")
-        with torch.random.fork_rng(devices=devices), _Signals(self), _frozen(frozen), unvalidated, precision:
-            torch.manual_seed(config.seed)
-            if resume:
-                self._resume()
+        with self.session(), Signals(self):
+            self.begin(resume)
             take = self._compiled() if self.compile else self.step
-            values: list[float | None] = [None] * len(self.scheduled)
-            with Progress(config.steps, self.done, enabled=progress) as bar:
-                began = time.perf_counter()
-                while self.done < config.steps and self.interrupted is None:
-                    step = self.done
-                    for i, (tensor, schedule) in enumerate(self.scheduled):
-                        if (value := schedule(step)) != values[i]:
-                            tensor.fill_(value)
-                            values[i] = value
-                    take(self._batch(step))
-                    self.done = step + 1
-                    last = self.done == config.steps or self.interrupted is not None
-                    if last or self.done % config.log_every == 0 or self.done % config.checkpoint_every == 0:
-                        self._log(time.perf_counter() - began)
-                        bar.update(self.rows[-1])
-                        began = time.perf_counter()
-                    if last or self.done % config.evaluate_every == 0:
-                        self.evaluations.append({"evaluation": self.done, **self.evaluate()})
-                        bar.evaluated(self.evaluations[-1])
-                    if last or self.done % config.checkpoint_every == 0:
-                        self._save()
+            with Progress(self.config.steps, self.done, enabled=progress) as bar:
+                while self.going:
+                    take(self.next_batch())
+                    self.finish_step(bar)
+        return self.result()
+
+    # -- one run in parts, for those who run several at once
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Settings of PyTorch and Pyro that hold while training, the random state among them."""
+        frozen = [p for p in self.vae.parameters() if p.requires_grad and all(p is not q for q in self.named.values())]
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []))
+            stack.enter_context(_frozen(frozen))
+            # Pyro's validation synchronises at every site; what is not finite is found by the step itself.
+            stack.enter_context(pyro.validation_enabled(False))
+            stack.enter_context(_matmul_precision("high" if self.config.precision == "tf32" else "highest"))
+            yield
+
+    def begin(self, resume: bool) -> None:
+        """Seed the run, or take up its newest checkpoint."""
+        torch.manual_seed(self.config.seed)
+        if resume:
+            self._resume()
+        self._began = time.perf_counter()
+
+    @property
+    def going(self) -> bool:
+        """Whether there is another step to take."""
+        return self.done < self.config.steps and self.interrupted is None
+
+    def next_batch(self) -> Tensor:
+        """The images of the next step, with learning rate and betas set to its values."""
+        for name, (tensor, schedule) in self.scheduled.items():
+            if (value := schedule(self.done)) != self._values.get(name):
+                tensor.fill_(value)
+                self._values[name] = value
+        return self._batch(self.done)
+
+    def finish_step(self, bar: Progress) -> None:
+        """Count a step that was taken; log, evaluate and save where it is time to."""
+        config = self.config
+        self.done += 1
+        last = not self.going
+        if last or self.done % config.log_every == 0 or self.done % config.checkpoint_every == 0:
+            self._log(time.perf_counter() - self._began)
+            bar.update(self.rows[-1])
+            self._began = time.perf_counter()
+        if last or self.done % config.evaluate_every == 0:
+            self.evaluations.append({"evaluation": self.done, **self.evaluate()})
+            bar.evaluated(self.evaluations[-1])
+        if last or self.done % config.checkpoint_every == 0:
+            self._save()
+
+    def result(self) -> Run:
+        """What was trained."""
         self.vae.record = self.described | {"step": self.done}
         path = self.directory.path if self.directory else None
         return Run(self.vae, self._history(), self.done, path, self.interrupted)
@@ -290,11 +319,11 @@ class _frozen:
             p.requires_grad_(True)
 
 
-class _Signals:
-    """Ctrl-C and SIGTERM end the loop after the step under way; a second Ctrl-C ends it at once."""
+class Signals:
+    """Ctrl-C and SIGTERM end the loops after the step under way; a second Ctrl-C ends them at once."""
 
-    def __init__(self, loop: Loop):
-        self.loop = loop
+    def __init__(self, *loops: Loop):
+        self.loops = loops
         self.previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> None:
@@ -303,7 +332,8 @@ class _Signals:
                 self.previous[number] = signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: object) -> None:
-        self.loop.interrupted = signal.Signals(number).name
+        for loop in self.loops:
+            loop.interrupted = signal.Signals(number).name
         self._restore()
 
     def _restore(self) -> None:

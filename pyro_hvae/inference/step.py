@@ -74,22 +74,27 @@ class StepFunction(nn.Module):
 
     def forward(self, betas: Sequence[Tensor], x: Tensor, tally: Tensor) -> StepResult:
         """The step at the pair's present parameters, which :func:`torch.func.functional_call` may exchange."""
-        present = dict(self.vae.named_parameters())
-        parameters = [present[name] for name in self.trained]
-        evaluation = self.evaluate(betas, x)
-        gradients = torch.autograd.grad(-evaluation.bound.mean(), parameters, allow_unused=True)
-        return self.judge(evaluation, list(gradients), tally)
+        return self.judge(*self.differentiate(betas, x), tally)
 
-    def judge(self, evaluation: Evaluation, gradients: list[Tensor | None], tally: Tensor) -> StepResult:
+    def differentiate(self, betas: Sequence[Tensor], x: Tensor) -> tuple[list[Tensor | None], Tensor]:
+        """Gradients of minus the mean bound, and the means of the bound, the ELBO and its terms over the images."""
+        present = dict(self.vae.named_parameters())
+        evaluation = self.evaluate(betas, x)
+        loss = -evaluation.bound.mean()
+        gradients = torch.autograd.grad(loss, [present[name] for name in self.trained], allow_unused=True)
+        return list(gradients), self.values(evaluation)
+
+    def values(self, evaluation: Evaluation) -> Tensor:
+        """What is summed up in the tally, but for the gradient's norm."""
+        means = [evaluation.terms[name].mean() for name in self.names[2:-1]]
+        return torch.stack([evaluation.bound.detach().mean(), evaluation.elbo.mean(), *means])
+
+    def judge(self, gradients: list[Tensor | None], values: Tensor, tally: Tensor) -> StepResult:
         """Clip the gradients, decide whether the update is made, and keep the tally."""
         n = len(self.names)
-        norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
-        values = torch.stack([
-            evaluation.bound.detach().mean(),
-            evaluation.elbo.mean(),
-            *(evaluation.terms[name].mean() for name in self.names[2:-1]),
-            norm,
-        ]).double()  # fmt: skip
+        # One by one: the multi-tensor norm has no batching rule for ensembles, and is fused away in a compiled step.
+        norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients if g is not None]).norm()
+        values = torch.cat([values, norm.reshape(1)]).double()
         sums, (clips, skips, step, first_bad), bad = tally[:n], tally[n : n + 4].unbind(), tally[n + 4 :]
         finite = values[0].isfinite() & norm.isfinite()
         skipped = norm > self.skip if self.skip is not None else torch.zeros_like(finite)
@@ -149,6 +154,10 @@ class TrainingStep:
         """Train on the images ``x (image, pixel)``."""
         gradients, found_inf, tally = self.advance(self.betas, x, self.tally)
         self.tally.copy_(tally)
+        self.update(gradients, found_inf)
+
+    def update(self, gradients: Sequence[Tensor | None], found_inf: Tensor) -> None:
+        """Change the parameters, unless ``found_inf`` says not to."""
         for p, gradient in zip(self.parameters, gradients, strict=True):
             p.grad = gradient
         # The fused update is not carried out where found_inf is set: a decision on the device, without a sync.
@@ -164,9 +173,9 @@ class TrainingStep:
             None if p.grad is None else p.grad / len(x) for p in self.parameters
         ]  # Pyro's losses are sums over images
         with torch.no_grad():
-            terms = self.function.evaluate((), x).terms
-        bound = torch.full((len(x),), -loss / len(x), device=x.device)
-        return self.function.judge(Evaluation(bound, terms, {}, 1.0), gradients, tally)
+            values = self.function.values(self.function.evaluate((), x))
+        values[0] = -loss / len(x)
+        return self.function.judge(gradients, values, tally)
 
     def fetch(self) -> Metrics:
         """Means and counts since the last call; the only synchronisation."""
