@@ -53,7 +53,7 @@ PAGE = """<!doctype html>
 {% endmacro %}
 
 <h2 id="glance">At a glance</h2>
-{% for part in glance %}{{ table(part.headings, part.rows) }}{% endfor %}
+{% for part in glance if part.rows %}{{ table(part.headings, part.rows) }}{% endfor %}
 <p class="muted small">Value ± standard error, or value [95% interval]. Images count as independent.</p>
 {% for message in messages %}<div class="message {{ message.kind }}"><b>{{ message.title }}</b>
 {%- if headings|length > 1 %} ({{ message.heading }}){% endif %}: {{ message.text }}</div>{% endfor %}

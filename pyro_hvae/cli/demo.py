@@ -53,7 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     assert isinstance(vae.model, GenerativeModel)
     strongest = vae.model.A.norm(dim=0).argsort(descending=True)[:40].tolist()
     for pair, path in zip((vae, other), paths, strict=True):
-        export_posterior(pair, images, transform=data.transform, path=path, moment_draws=32, units=strongest).close()
+        export_posterior(
+            pair, images, transform=data.transform, path=path, moment_draws=32, units=strongest,
+            evidence=1000, evidence_images=200,
+        ).close()  # fmt: skip
 
     print("5/5  analyses and report")
     report = analyse(paths, out)
