@@ -8,6 +8,7 @@ gradients at unpublished thresholds (in [C22] so high that they act on fewer tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -134,6 +135,7 @@ def build(
     pixels: int | None = None,
     dim_z1: int | None = None,
     dim_z2: int | None = None,
+    families: Sequence[str] | None = None,
     noise: float | None = None,
     learn_noise: bool = False,
     start: str = "default",
@@ -144,6 +146,7 @@ def build(
     :param name: a key of :data:`PRESETS`; ``pyro-hvae presets`` prints them.
     :param guide: another recognition model than the published one, with published hidden units.
     :param pixels, dim_z1, dim_z2, noise: other sizes than the published ones ([C22] varied dim z2 from 5 to 140).
+    :param families: site family of each layer, z1's first: ``("normal", "normal")`` is the "n" variant of a system.
     :param learn_noise: learn the observation noise, which starts at ``noise``.
     :param start: ``"default"`` (PyTorch's initialisation) or ``"linear_regime"``
         (:func:`~pyro_hvae.programs.start.start_in_linear_regime`), from which training is many times faster.
@@ -159,7 +162,9 @@ def build(
                 raise HVAEError(f"{name} has no layer z{l + 1}, so dim_z{l + 1}={dim} cannot be set")
             dims[l] = dim
     size = p.pixels if pixels is None else pixels
-    common: dict[str, Any] = dict(pixels=size, dims=tuple(dims), families=p.families)
+    common: dict[str, Any] = dict(
+        pixels=size, dims=tuple(dims), families=p.families if families is None else tuple(families)
+    )
     hidden = published_hidden(p.pixels, len(dims))
     guide = p.guide if guide is None else guide
     if guide not in GUIDES:
