@@ -16,7 +16,7 @@ from types import UnionType
 from typing import Any
 
 from pyro_hvae.errors import HVAEError, unknown
-from pyro_hvae.inference.config import OBJECTIVES, make_objective
+from pyro_hvae.inference.config import OBJECTIVES, PRECISIONS, make_objective
 from pyro_hvae.inference.gradients import GRADIENTS
 from pyro_hvae.inference.objectives import Bound
 from pyro_hvae.inference.runs import differences, digest, git_revision, versions, write_atomically
@@ -64,6 +64,8 @@ class Settings:
     gradient: str | None = _setting("standard, stl, dreg or rao_blackwell")
     clip: float | None = _setting("shorten longer gradients to this norm")
     skip: float | None = _setting("leave out steps with a longer gradient")
+    precision: str = _setting("of matrix products: float32, tf32 (CUDA only) or bfloat16", "float32")
+    compile: bool | str = _setting("compile the training step: true, false or auto", "auto")
     log_every: int = _setting("steps between rows of the history", 50)
     evaluate_every: int = _setting("steps between held-out evaluations", 1000)
     evaluate_images: int = _setting("held-out patches of an evaluation, at most", 2000)
@@ -76,12 +78,19 @@ class Settings:
             value = getattr(self, f.name)
             accepted = (*kinds, int) if float in kinds else kinds
             if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
-                names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
-                raise HVAEError(f"setting {f.name} must be {names}, got {value!r}")
+                kinds_text = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
+                raise HVAEError(f"setting {f.name} must be {kinds_text}, got {value!r}")
         if not self.preset:
             raise HVAEError("a sweep needs a preset, among the settings or as an axis; `pyro-hvae presets` lists them")
         preset(self.preset)
-        for name, known in (("guide", GUIDES), ("start", STARTS), ("objective", OBJECTIVES), ("gradient", GRADIENTS)):
+        names = {
+            "guide": GUIDES,
+            "start": STARTS,
+            "objective": OBJECTIVES,
+            "gradient": GRADIENTS,
+            "precision": PRECISIONS,
+        }
+        for name, known in names.items():
             if (value := getattr(self, name)) is not None and value not in known:
                 raise unknown(name, value, known)
         for name in ("learning_rate", "beta_z1", "beta_z2"):
@@ -116,8 +125,9 @@ class Settings:
         betas = {site: beta for site, beta in (("z1", self.beta_z1), ("z2", self.beta_z2)) if beta is not None}
         return dict(
             steps=self.steps, objective=self.make_objective(), batch=self.batch, learning_rate=self.learning_rate,
-            beta=betas or None, clip=self.clip, skip=self.skip, seed=self.seed, log_every=self.log_every,
-            evaluate_every=self.evaluate_every, evaluate_images=self.evaluate_images, checkpoint_every=self.checkpoint_every,
+            beta=betas or None, clip=self.clip, skip=self.skip, seed=self.seed, precision=self.precision,
+            compile=self.compile, log_every=self.log_every, evaluate_every=self.evaluate_every,
+            evaluate_images=self.evaluate_images, checkpoint_every=self.checkpoint_every,
         )  # fmt: skip
 
 

@@ -25,6 +25,9 @@ from pyro_hvae.stimuli import PatchData
 from pyro_hvae.sweeps import member
 from pyro_hvae.sweeps.design import SCHEMA, SCHEMA_VERSION, Design, SweepDirectory, directory_name
 
+CONNECT = "20s"
+"""How long a scheduler may take to answer."""
+
 # A shell sends Ctrl-C to every process of the group; here the one that submits decides, and ends its workers.
 IGNORE_INTERRUPT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
@@ -121,7 +124,7 @@ def _client(scheduler: str | Client | None, workers: int | None, threads: int, r
         return
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="20s")
+            client = Client(scheduler, timeout=CONNECT)
         except (OSError, ValueError, TypeError) as error:
             raise HVAEError(
                 f"there is no dask scheduler at {scheduler} ({error}); expected an address such as tcp://host:8786"

@@ -102,7 +102,8 @@ def test_finished_runs_are_left_alone_and_files_asked_for_later_are_made(client,
     first = hvae.sweep(TINY, {"seed": [0, 1]}, small_data(), out=tmp_path / "s", scheduler=client, **SMALL)
     checkpoints = {run: RunDirectory.open(tmp_path / "s" / run).checkpoints()[-1] for run in first["run"].values}
     written = {run: path.stat().st_mtime_ns for run, path in checkpoints.items()}
-    again = hvae.sweep(TINY, {"seed": [0, 1]}, small_data(), out=tmp_path / "s", scheduler=client, export=20, **SMALL)
+    address = client.scheduler_info()["address"]
+    again = hvae.sweep(TINY, {"seed": [0, 1]}, small_data(), out=tmp_path / "s", scheduler=address, export=20, **SMALL)
     assert {run: path.stat().st_mtime_ns for run, path in checkpoints.items()} == written
     assert all((tmp_path / "s" / run / "posterior.nc").is_file() for run in checkpoints)
     assert again["test_elbo"].identical(first["test_elbo"])
@@ -175,6 +176,7 @@ def test_another_design_in_the_same_directory_is_refused(swept, tmp_path):
         (TINY, {"guide": ["top_down", "topdown"]}, "did you mean 'top_down'"),
         (TINY, {"gradient": ["stl"], "objective": ["elbo", "importance_weighted"], "particles": [3]}, "biased"),
         (TINY, {"learning_rate": ["fast"]}, "cannot be a setting"),
+        (TINY, {"precision": ["float32", "float16"]}, "did you mean 'bfloat16'|Known: bfloat16"),
         ({"steps": 3}, AXES, "needs a preset"),
         ({"steps": 3}, {"preset": ["TDVAE20", "TDVAE40"]}, "share their patches"),
         (TINY, {"clip": ["0:1"]}, "clip must be float or nothing"),
@@ -204,6 +206,12 @@ def test_wrong_sources_and_options_leave_nothing(tmp_path):
         with pytest.raises(HVAEError, match=says):
             hvae.sweep(TINY, AXES, small_data(), out=out, **SMALL, **options)
     assert not out.exists()
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_hvae.sweeps.run.CONNECT", "0.3s")
+    with pytest.raises(HVAEError, match=r"no dask scheduler at tcp://127.0.0.1:1 .* such as tcp://host:8786"):
+        hvae.sweep(TINY, AXES, small_data(), out=tmp_path / "s", scheduler="tcp://127.0.0.1:1", **SMALL)
 
 
 def test_names_of_runs_are_readable_and_do_not_depend_on_types_of_numbers():
