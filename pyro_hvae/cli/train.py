@@ -25,11 +25,18 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR, with its own settings")
     parser.add_argument("--steps", type=int, help="number of updates (default: the published number, tens of millions)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--compile",
+        default="auto",
+        choices=("auto", "always", "never"),
+        help="compile the step; auto: from 2000 steps on",
+    )
 
     pair = parser.add_argument_group("model and guide")
     pair.add_argument("--guide", help="another guide than the published one: top_down, bottom_up, mean_field")
     pair.add_argument("--dim-z1", type=int)
     pair.add_argument("--dim-z2", type=int)
+    pair.add_argument("--families", nargs="+", metavar="F", help="laplace or normal, one a layer, z1's first")
     pair.add_argument("--noise", type=float, help="standard deviation of the observation noise (0.4)")
     pair.add_argument("--learn-noise", action="store_true", default=None)
     pair.add_argument("--start", help="default, or linear_regime: reaches a given bound in a fraction of the steps")
@@ -59,6 +66,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     how.add_argument("--clip", type=float, metavar="NORM", help="shorten longer gradients to this norm")
     how.add_argument("--skip", type=float, metavar="NORM", help="leave out steps with a longer gradient")
+    how.add_argument("--precision", help="float32, tf32 (CUDA) or bfloat16: of matrix products")
     how.add_argument("--seed", type=int)
     how.add_argument("--checkpoint-every", type=int, metavar="STEPS")
     how.add_argument("--evaluate-every", type=int, metavar="STEPS")
@@ -67,7 +75,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 
 # Arguments that concern where and how far, not what: allowed when a run is resumed with its own settings.
-_RESUMABLE = {"command", "run", "preset", "out", "overwrite", "resume", "steps", "device"}
+_RESUMABLE = {"command", "run", "preset", "out", "overwrite", "resume", "steps", "device", "compile"}
+_COMPILE: dict[str, bool | str] = {"auto": "auto", "always": True, "never": False}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -82,11 +91,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise HVAEError("give a preset to train (`pyro-hvae presets` lists them), or --resume")
     else:
         result = _begin(arguments)
-    if result.interrupted:
+    if result.interrupted and result.path is not None:
         print(
             f"stopped by {result.interrupted} at step {result.step}; go on with: pyro-hvae train --resume --out {result.path}"
         )
+    if result.interrupted:
         return 128 + signal.Signals[result.interrupted]
+    if result.path is None:  # one of several processes, of which another has written the run
+        return 0
     print(f"{result.path}: {result.step} steps, held-out ELBO {float(result.history.test_elbo[-1]):.1f} nats an image")
     print(f"next: pyro-hvae export {result.path} --out {result.path}/posterior.nc")
     return 0
@@ -105,6 +117,7 @@ def _begin(arguments: argparse.Namespace) -> Any:
         guide=arguments.guide,
         dim_z1=arguments.dim_z1,
         dim_z2=arguments.dim_z2,
+        families=arguments.families,
         noise=arguments.noise,
         learn_noise=bool(arguments.learn_noise),
         start=arguments.start or "default",
@@ -131,6 +144,7 @@ def _begin(arguments: argparse.Namespace) -> Any:
             "train",
             "clip",
             "skip",
+            "precision",
             "checkpoint_every",
             "evaluate_every",
             "log_every",
@@ -147,6 +161,7 @@ def _begin(arguments: argparse.Namespace) -> Any:
         overwrite=arguments.overwrite,
         resume=arguments.resume,
         device=arguments.device,
+        compile=_COMPILE[arguments.compile],
         seed=seed,
         **options,
     )
@@ -183,4 +198,4 @@ def _data(arguments: argparse.Namespace, size: int, seed: int) -> PatchData:
 def _resume(arguments: argparse.Namespace) -> Any:
     from pyro_hvae.inference.fit import resume
 
-    return resume(arguments.out, steps=arguments.steps, device=arguments.device)
+    return resume(arguments.out, steps=arguments.steps, device=arguments.device, compile=_COMPILE[arguments.compile])

@@ -21,25 +21,23 @@ from torch.fx.graph import CodeGen
 from pyro_hvae.inference.step import StepFunction, StepResult, TrainingStep
 
 COMPILE_FROM = 2000  # steps from which on compile="auto" compiles: the seconds it takes come back in about as many
-TOLERANCE = (
-    1e-3  # of a compiled step against the eager one, relative; float32 rounding is far below, a wrong graph above
-)
+TOLERANCE = 1e-3  # relative, of a compiled step against the eager one: rounding is far below, a wrong graph above
 
 _EMPTY = {torch.ops.aten.empty.memory_format, torch.ops.aten.new_empty.default, torch.ops.aten.empty_like.default}
 
 WARM_UP = 3  # steps taken before one is captured: what is allocated or tuned at first use must be so before
-
-Stepping = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, Tensor], StepResult]
 
 
 class NotCompilable(Exception):
     """Why a step cannot be compiled, in words for the user."""
 
 
-def trace(function: StepFunction, x: Tensor) -> GraphModule:
+def trace(function: StepFunction, x: Tensor, *, judged: bool = True) -> GraphModule:
     """One graph of tensor operations: (parameters, betas, images, tally) -> (gradients, found_inf, tally).
 
     :param x: images of the size of a batch; the graph holds for this size alone.
+    :param judged: False for (parameters, betas, images) -> (gradients, values), as
+        :meth:`~pyro_hvae.inference.step.StepFunction.differentiate` gives them.
     :raises NotCompilable: for a pair whose course depends on values, or that leaves PyTorch.
     """
     parameters = _parameters(function)
@@ -48,20 +46,21 @@ def trace(function: StepFunction, x: Tensor) -> GraphModule:
     betas = [torch.ones((), dtype=x.dtype, device=x.device) for _ in function.betas]
     devices = [x.device] if x.is_cuda else []
     with torch.random.fork_rng(devices=devices):
-        function(betas, x, function.tally(0, x.device))  # the objective checks the pair at its first call
+        function.differentiate(betas, x)  # the objective checks the pair at its first call
+        tally = [function.tally(0, x.device)] if judged else []
         try:
-            return make_fx(stepping(function))(examples, betas, x.clone(), function.tally(0, x.device))
+            return make_fx(stepping(function))(examples, betas, x.clone(), *tally)
         except Exception as error:  # whatever the user's programs raise under tracing
             raise NotCompilable(f"the pair cannot be traced ({_first_line(error)})") from error
 
 
-def stepping(function: StepFunction) -> Stepping:
-    """The step function with its parameters as an argument."""
+def stepping(function: StepFunction) -> Callable[..., Any]:
+    """The step function with its parameters as an argument; without a tally, its ``differentiate``."""
 
-    def step(parameters: Sequence[Tensor], betas: Sequence[Tensor], x: Tensor, tally: Tensor) -> StepResult:
+    def step(parameters: Sequence[Tensor], betas: Sequence[Tensor], x: Tensor, *tally: Tensor) -> Any:
         live = [p.detach().requires_grad_() for p in parameters]
         named = {f"vae.{name}": p for name, p in zip(function.trained, live, strict=True)}
-        return torch.func.functional_call(function, named, (list(betas), x, tally))
+        return torch.func.functional_call(function, named, (list(betas), x, *tally))
 
     return step
 
@@ -167,7 +166,7 @@ class CudaGraph:
         self._graph.replay()
 
 
-def _compare(function: StepFunction, compiled: Stepping, x: Tensor) -> None:
+def _compare(function: StepFunction, compiled: Callable[..., StepResult], x: Tensor) -> None:
     """Refuse a graph that is not the step: at other images, parameters and betas than it was traced with."""
     other = x.roll(1, 0) * 0.9 + 0.01
     parameters = [p.detach() * 1.01 for p in _parameters(function)]

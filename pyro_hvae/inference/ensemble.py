@@ -23,7 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.inference.compiled import NotCompilable, compile_graph, lift_noise, trace
 from pyro_hvae.inference.config import Value, make_config, make_objective, published_training
-from pyro_hvae.inference.fit import prepare
+from pyro_hvae.inference.fit import prepare, torch_device
 from pyro_hvae.inference.loop import Loop, Run, Signals
 from pyro_hvae.inference.progress import Progress
 from pyro_hvae.inference.step import TrainingStep
@@ -138,7 +138,7 @@ def fit_ensemble(
             checkpoint_every=checkpoint_every,
         )  # fmt: skip
         folder = None if out is None else Path(out) / member_name(settings)
-        loops.append(prepare(vae, data, bound, config, device, False, folder, overwrite=overwrite))
+        loops.append(prepare(vae, data, bound, config, torch_device(device), False, folder, overwrite=overwrite))
     groups: dict[tuple, list[Loop]] = {}
     for settings, loop in zip(design, loops, strict=True):
         loop.x = loops[0].x  # one copy on the device

@@ -21,6 +21,7 @@ from pyro_hvae.inference.config import (
     make_config,
     objective_from,
 )
+from pyro_hvae.inference.distributed import Processes, processes
 from pyro_hvae.inference.loop import Loop, Run
 from pyro_hvae.inference.objectives import Bound
 from pyro_hvae.inference.pyro_objectives import check_objective
@@ -79,15 +80,19 @@ def fit(
     :raises HVAEError: for options that do not fit, a run that cannot be resumed, or a loss that is not finite: with the
         step, the term and the last good checkpoint.
 
-    Ctrl-C and SIGTERM save a checkpoint and end the run early; ``Run.interrupted`` says so.
+    Ctrl-C and SIGTERM save a checkpoint and end the run early; ``Run.interrupted`` says so. Under ``torchrun`` every process
+    takes its share of each batch (:mod:`~pyro_hvae.inference.distributed`), and the first writes the run.
     """
     config = make_config(
         vae, steps=steps, batch=batch, learning_rate=learning_rate, beta=beta, train=train, clip=clip, skip=skip,
         log_every=log_every, evaluate_every=evaluate_every, evaluate_images=evaluate_images,
         checkpoint_every=checkpoint_every, seed=seed, precision=precision,
     )  # fmt: skip
-    loop = prepare(vae, data, objective, config, device, compile, out, overwrite=overwrite, resume=resume)
-    return loop.run(resume, progress)
+    target = torch_device(device)
+    with processes(target) as together:
+        return prepare(
+            vae, data, objective, config, target, compile, out, overwrite=overwrite, resume=resume, processes=together
+        ).run(resume, progress)
 
 
 def prepare(
@@ -95,15 +100,15 @@ def prepare(
     data: PatchData,
     objective: Bound | infer.ELBO | None,
     config: FitConfig,
-    device: str,
+    target: torch.device,
     compile: bool | str,
     out: str | os.PathLike[str] | None,
     *,
     overwrite: bool = False,
     resume: bool = False,
+    processes: Processes | None = None,
 ) -> Loop:
     """Check everything that :func:`fit` was given and make its run directory."""
-    target = torch_device(device)
     objective = default_objective(vae) if objective is None else objective
     if config.precision == "tf32" and target.type != "cuda":
         raise HVAEError(
@@ -127,12 +132,15 @@ def prepare(
         },
     }
     compiling = config.steps >= COMPILE_FROM if compile == "auto" else compile
-    directory = _directory(out, described | {"compile": compiling}, data, overwrite, resume)
+    main = processes is None or processes.rank == 0
+    # Of several processes one makes the directory; the others read it where a run is resumed.
+    where = out if main or resume else None
+    directory = _directory(where, described | {"compile": compiling}, data, overwrite and main, resume)
     if resume and compile == "auto":
         compiling = directory.config.get("compile", compiling)  # a compiled step rounds otherwise than an eager one
     if compile == "auto" and compiling:
         compiling = "auto"
-    return Loop(vae, data, objective, config, directory, described, target, compiling)
+    return Loop(vae, data, objective, config, directory, described, target, compiling, processes)
 
 
 def resume(

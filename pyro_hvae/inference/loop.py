@@ -21,6 +21,7 @@ from torch import Tensor
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.inference.compiled import CudaGraph, NotCompilable, compile_step
 from pyro_hvae.inference.config import FitConfig
+from pyro_hvae.inference.distributed import Processes, share_batch
 from pyro_hvae.inference.objectives import ELBO
 from pyro_hvae.inference.progress import Progress
 from pyro_hvae.inference.runs import Checkpoint, RunDirectory, fingerprint
@@ -29,6 +30,7 @@ from pyro_hvae.programs import HVAE
 from pyro_hvae.stimuli import PatchData
 
 STALLED = 10  # consecutive steps skipped from which on a run is said to have stalled
+AGREE_EVERY = 10  # steps after which processes tell each other of signals
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class Loop:
         described: dict[str, Any],
         device: torch.device,
         compile: bool | str,
+        processes: Processes | None = None,
     ):
-        self.compile = compile
+        self.compile, self.processes = compile, processes
         self.vae, self.config, self.directory, self.device = vae, config, directory, device
         self.described, self.fingerprint = described, fingerprint(described)
         self.x = torch.from_numpy(np.ascontiguousarray(data.train["x"].values)).to(device)
@@ -84,17 +87,27 @@ class Loop:
         self.evaluations: list[dict[str, float]] = []
         self.done = 0
         self.order: tuple[int, Tensor] | None = None
-        self.interrupted: str | None = None
+        self.asked: str | None = None  # the signal that asked to stop
+        self.interrupted: str | None = None  # the one that did: between steps, and in all processes at the same one
 
     def run(self, resume: bool, progress: bool) -> Run:
         with self.session(), Signals(self):
             self.begin(resume)
-            take = self._compiled() if self.compile else self.step
-            with Progress(self.config.steps, self.done, enabled=progress) as bar:
+            if self.processes is not None:
+                self.compile_seconds = share_batch(self.step, self.x[: self.config.batch], self.processes, self.compile)
+                take: Callable[[Tensor], None] = self.step
+            else:
+                take = self._compiled() if self.compile else self.step
+            with Progress(self.config.steps, self.done, enabled=progress and self.main) as bar:
                 while self.going:
                     take(self.next_batch())
                     self.finish_step(bar)
         return self.result()
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and shows the run."""
+        return self.processes is None or self.processes.rank == 0
 
     # -- one run in parts, for those who run several at once
 
@@ -134,6 +147,10 @@ class Loop:
         """Count a step that was taken; log, evaluate and save where it is time to."""
         config = self.config
         self.done += 1
+        if self.processes is None:
+            self.interrupted = self.asked
+        elif self.done % AGREE_EVERY == 0:
+            self.interrupted = self.processes.agree(self.asked)
         last = not self.going
         if last or self.done % config.log_every == 0 or self.done % config.checkpoint_every == 0:
             self._log(time.perf_counter() - self._began)
@@ -148,7 +165,7 @@ class Loop:
     def result(self) -> Run:
         """What was trained."""
         self.vae.record = self.described | {"step": self.done}
-        path = self.directory.path if self.directory else None
+        path = self.directory.path if self.directory and self.main else None
         return Run(self.vae, self._history(), self.done, path, self.interrupted)
 
     def _compiled(self) -> Callable[[Tensor], None]:
@@ -220,7 +237,7 @@ class Loop:
         )
 
     def _save(self) -> None:
-        if self.directory is None:
+        if self.directory is None or not self.main:
             return
         tensors = {f"vae.{name}": tensor for name, tensor in self.vae.state_dict().items()}
         for name, p in self.named.items():
@@ -333,7 +350,7 @@ class Signals:
 
     def _stop(self, number: int, frame: object) -> None:
         for loop in self.loops:
-            loop.interrupted = signal.Signals(number).name
+            loop.asked = signal.Signals(number).name
         self._restore()
 
     def _restore(self) -> None:

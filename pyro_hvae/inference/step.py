@@ -72,9 +72,10 @@ class StepFunction(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self.objective.evaluate(self.vae.model, self.vae.guide, x)
 
-    def forward(self, betas: Sequence[Tensor], x: Tensor, tally: Tensor) -> StepResult:
-        """The step at the pair's present parameters, which :func:`torch.func.functional_call` may exchange."""
-        return self.judge(*self.differentiate(betas, x), tally)
+    def forward(self, betas: Sequence[Tensor], x: Tensor, *tally: Tensor) -> Any:
+        """The step at the pair's present parameters; without a tally only :meth:`differentiate`."""
+        differentiated = self.differentiate(betas, x)
+        return self.judge(*differentiated, *tally) if tally else differentiated
 
     def differentiate(self, betas: Sequence[Tensor], x: Tensor) -> tuple[list[Tensor | None], Tensor]:
         """Gradients of minus the mean bound, and the means of the bound, the ELBO and its terms over the images."""

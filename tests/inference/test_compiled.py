@@ -152,7 +152,7 @@ def test_a_compiled_run_that_is_interrupted_ends_bit_identical(tmp_path, monkeyp
             super().__call__(x)
             self.calls += 1
             if self.calls == 23:
-                loops[0].interrupted = "SIGTERM"
+                loops[0].asked = "SIGTERM"
 
     loops = []
     original = module.Loop.run
@@ -232,7 +232,9 @@ def pair_with(kind) -> hvae.HVAE:
 
 @pytest.mark.parametrize(("kind", "says"), [(Branching, "cannot be traced"), (Wandering, "depend on something beside")])
 def test_what_cannot_be_compiled_is_trained_eagerly_with_one_warning(kind, says, monkeypatch):
-    monkeypatch.setattr(compiled, "compile_graph", lambda graph, backend: graph)  # what is traced is right or wrong already
+    monkeypatch.setattr(
+        compiled, "compile_graph", lambda graph, backend: graph
+    )  # what is traced is right or wrong already
     options = QUICK | dict(steps=20)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -327,7 +329,6 @@ def test_on_a_gpu_the_whole_step_is_one_graph_and_trains_as_the_eager_step():
     np.testing.assert_allclose(other.bound, one.bound, rtol=1e-3)
     for p, q in zip(eager.parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(q, p, rtol=5e-2, atol=5e-3)
-
 
 
 def test_parameters_without_a_gradient_stay_as_they_are():

@@ -1,0 +1,107 @@
+"""Two processes that share each batch train as one process does with the whole of it."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import small_data, small_pair
+
+import pyro_hvae as hvae
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.inference.distributed import Part, Processes
+from pyro_hvae.inference.fit import fit
+from pyro_hvae.inference.runs import RunDirectory, load
+
+SCRIPT = textwrap.dedent(
+    """
+    import os, signal, sys, torch
+    import pyro_hvae as hvae
+    from small import small_data, small_pair
+    from pyro_hvae.inference import loop as module
+    torch.set_num_threads(1)
+    out, kind, options = sys.argv[1], sys.argv[2], eval(sys.argv[3])
+    bounds = {"elbo": hvae.ELBO(), "dreg": hvae.ImportanceWeightedELBO(3, gradient="dreg")}
+    at, mine = options.pop("kill", (None, None))
+    if mine is not None and int(os.environ["RANK"]) == mine:
+        class Killed(module.TrainingStep):
+            calls = 0
+            def __call__(self, x):
+                if self.calls == at:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                super().__call__(x)
+                self.calls += 1
+        module.TrainingStep = Killed
+    run = hvae.fit(small_pair(), small_data(), objective=bounds[kind], out=out, **options)
+    print("ended", os.environ["RANK"], run.step, run.interrupted, float(run.history.bound[-1]))
+    """
+)
+OPTIONS = dict(steps=40, batch=20, learning_rate=1e-2, log_every=10, evaluate_every=20, checkpoint_every=10, progress=False,
+               device="cpu", beta={"z2": "0:0,30:1"}, clip=100.0, compile=False)  # fmt: skip
+
+
+def launch(*arguments, processes=2, program=("-c", SCRIPT)):
+    """A command under torchrun, each process on its own."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run([*command, *program, *map(str, arguments)], env=environment, capture_output=True, text=True,
+                          timeout=300)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    file = tmp_path_factory.mktemp("script") / "train.py"
+    file.write_text(SCRIPT)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["elbo", pytest.param("dreg", marks=pytest.mark.slow)])
+def test_the_course_of_two_processes_is_that_of_one(tmp_path, script, kind):
+    ended = launch(tmp_path / "two", kind, OPTIONS, program=(script,))
+    assert ended.stdout.count("ended") == 2, ended.stderr[-2000:]
+    objective = {"elbo": hvae.ELBO(), "dreg": hvae.ImportanceWeightedELBO(3, gradient="dreg")}[kind]
+    alone = fit(small_pair(), small_data(), objective=objective, out=tmp_path / "one", **OPTIONS)
+    history = RunDirectory.open(tmp_path / "two").history()
+    np.testing.assert_allclose(history.bound, alone.history.bound, rtol=1e-4)
+    np.testing.assert_allclose(history.test_elbo, alone.history.test_elbo, rtol=1e-4)
+    np.testing.assert_array_equal(history.clipped, alone.history.clipped)
+    for p, q in zip(load(tmp_path / "two", vae=small_pair()).parameters(), alone.vae.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-2, atol=1e-3)
+
+
+def test_a_signal_to_one_stops_both_at_the_same_step_and_the_run_goes_on(tmp_path, script):
+    """The signal reaches one process only; it must not leave the other waiting."""
+    ended = launch(tmp_path / "two", "elbo", OPTIONS | {"kill": (13, 1)}, program=(script,))
+    assert ended.stdout.count("20 SIGTERM") == 2, ended.stdout + ended.stderr[-2000:]
+    ended = launch(tmp_path / "two", "elbo", OPTIONS | {"resume": True}, program=(script,))
+    assert ended.stdout.count("40 None") == 2, ended.stdout + ended.stderr[-2000:]
+    whole = launch(tmp_path / "whole", "elbo", OPTIONS, program=(script,))
+    assert whole.returncode == 0
+    a, b = (load(tmp_path / name, vae=small_pair()) for name in ("two", "whole"))
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_the_command_under_torchrun(tmp_path):
+    """`torchrun -m pyro_hvae train …`: one run directory, written once, that load and --resume accept."""
+    out = tmp_path / "run"
+    command = ["-m", "pyro_hvae", "train", "TDVAE20", "--steps", "4", "--batch", "8", "--train-patches", "400",
+               "--test-patches", "50", "--out", out]  # fmt: skip
+    ended = launch(program=tuple(map(str, command)))
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.count("4 steps, held-out ELBO") == 1, ended.stdout
+    assert load(out).record["step"] == 4
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(HVAEError, match="batch of 21 cannot be shared by 2 processes"):
+        Part(Processes(0, 2), 21)
+
+
+def test_parts_are_disjoint_and_complete():
+    x = torch.arange(12.0).reshape(12, 1)
+    parts = [Part(Processes(r, 3), 12).of(x, 0) for r in range(3)]
+    assert torch.equal(torch.cat(parts), x)
