@@ -46,7 +46,10 @@ class Moments:
         self.resampled = request.resample > 1
         self.groups = request.draws if self.resampled else max(request.draws, request.moment_draws)
         self.block = max(min(self.groups, particles // request.resample), 1)
-        self.chunk = int(np.clip(particles // (self.block * request.resample), 1, 1000))
+        matrices = MEMORY // (
+            32 * max(len(request.units), 1) ** 2
+        )  # a correlation matrix, its sums and products in float64
+        self.chunk = int(np.clip(min(particles // (self.block * request.resample), matrices), 1, 1000))
 
     def images(self, chunk: xr.Dataset) -> Tensor:
         """``x (image, pixel)`` as the pair takes it. Raises HVAEError where it is not finite."""

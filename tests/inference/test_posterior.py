@@ -1,5 +1,9 @@
 """Exported posteriors against what is known exactly; files in bounded memory; what is refused."""
 
+import dataclasses
+import gc
+import weakref
+
 import arviz as az
 import numpy as np
 import pytest
@@ -10,10 +14,12 @@ from small import DIMS, SIZE, small_data, small_linear, small_pair
 
 import pyro_hvae as hvae
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.files import PosteriorWriter
 from pyro_hvae.inference import moments as moments_module
 from pyro_hvae.inference.diagnostics import pareto_k, share_trusted
 from pyro_hvae.inference.generative import conditional_field, projective_field
 from pyro_hvae.inference.linear_gaussian import linear_gaussian_posterior
+from pyro_hvae.inference.moments import Moments, Request
 from pyro_hvae.inference.posterior import export_posterior
 from pyro_hvae.programs import HVAE, MarkovModel, TopDownGuide
 
@@ -187,6 +193,41 @@ def test_chunked_files_hold_what_one_chunk_holds(tmp_path, monkeypatch, name):
             )
         np.testing.assert_array_equal(tree["observed_data"]["x"], data.test["x"])
         assert tree["constant_data"]["source"].values[17] == "made"
+
+
+def test_one_chunk_of_images_is_held_at_a_time(tmp_path, monkeypatch):
+    """However many images there are: chunks are as large, and each is gone when the next is written."""
+    monkeypatch.setattr(moments_module, "MEMORY", 200_000)
+    vae, append = small_pair(), PosteriorWriter.append
+    sizes, alive, chunks = [], [], []
+
+    def watched(writer, groups):
+        gc.collect()
+        alive.append(sum(chunk() is not None for chunk in chunks))
+        chunks.extend(weakref.ref(dataset) for dataset in groups.values())
+        sizes.append(sum(dataset.nbytes for dataset in groups.values()))
+        append(writer, groups)
+
+    monkeypatch.setattr(PosteriorWriter, "append", watched)
+
+    def largest(n):
+        x = np.random.default_rng(0).normal(size=(n, 16)).astype(np.float32)
+        path, before = tmp_path / f"{n}.nc", len(sizes)
+        export_posterior(vae, x, path=path, draws=20, units=range(6), evidence=5, receptive_fields=8).close()
+        return max(sizes[before:]), len(sizes) - before
+
+    (few, one), (many, several) = largest(20), largest(60)
+    assert few == many and several > 2 * one >= 2
+    assert not any(alive)
+
+
+def test_chunks_of_images_make_room_for_their_correlation_matrices(monkeypatch):
+    request = Request(draws=0, resample=1, moment_draws=2, units=tuple(range(6)))
+    monkeypatch.setattr(moments_module, "MEMORY", 2**20)
+    vae, images = small_pair(), small_data().test
+    few = Moments(vae, images, request, torch.device("cpu")).chunk
+    without = Moments(vae, images, dataclasses.replace(request, units=()), torch.device("cpu")).chunk
+    assert few == 2**20 // (32 * 36) < without
 
 
 def test_arviz_opens_the_file(tmp_path):
