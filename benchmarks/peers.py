@@ -7,7 +7,7 @@ from a copy of the parameters of the pair it is given, which it leaves alone.
   importance-weighted bound in three degrees of sharing work between particles; eager, or its loss compiled.
 - :class:`PyroSVI`: Pyro's own loop, with any of its objectives.
 - :class:`PythaeLoop`: the trainer of pythae (Chadebec et al. 2022) on its VAE, one layer, Normal; where pythae is installed
-  (``pip install --no-deps pythae``, then pydantic and tqdm; it pins none of torch).
+  (``pip install --no-deps pythae`` and ``pip install pydantic tqdm``: what else it asks for is here or in Python itself).
 
 ``tests/test_peers.py`` holds every peer against the objectives of pyro_hvae: values and gradients of one step are the same.
 """

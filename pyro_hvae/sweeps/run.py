@@ -97,8 +97,10 @@ def sweep(
             try:
                 for done, future in enumerate(as_completed(futures), start=1):
                     run = futures[future]
-                    if future.status == "error":  # the worker itself was lost
-                        member.note_error(run, future.exception())
+                    if future.status != "finished":  # the worker itself was lost, or the scheduler
+                        member.note_error(
+                            run, future.exception() or HVAEError(f"dask gave the run up ({future.status})")
+                        )
                     _save(directory)
                     if progress:
                         print(f"[{done}/{len(todo)}] {_line(run)}", flush=True)

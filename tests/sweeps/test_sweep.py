@@ -145,6 +145,20 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(client, tmp_path):
     assert again["status"].values[:, 0].tolist() == ["finished", "failed"], "tried again, and failed again"
 
 
+def test_a_run_whose_worker_is_lost_is_reported(client, tmp_path, monkeypatch):
+    def lost(*task):
+        raise MemoryError("no worker survived this run")
+
+    monkeypatch.setattr(member, "carry_out", lost)
+    results = hvae.sweep(TINY, {"seed": [0, 1]}, small_data(), out=tmp_path / "s", scheduler=client, **SMALL)
+    assert (results["status"] == "failed").all() and (
+        results["error"] == "MemoryError: no worker survived this run"
+    ).all()
+    monkeypatch.undo()
+    again = hvae.sweep(TINY, {"seed": [0, 1]}, small_data(), out=tmp_path / "s", scheduler=client, **SMALL)
+    assert (again["status"] == "finished").all() and (again["error"] == "").all()
+
+
 def test_another_design_in_the_same_directory_is_refused(swept, tmp_path):
     out, _ = swept
     before = (out / "sweep.json").read_bytes()
