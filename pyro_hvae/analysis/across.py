@@ -94,7 +94,7 @@ def plot_bound_by_particles(dataset: xr.Dataset) -> style.Picture:
     """A panel a term; sets by colour, kinds of model by marker."""
     terms = [str(term) for term in dataset["term"].values]
     labels = list(dict.fromkeys(map(str, dataset["label"].values)))
-    figure = style.figure(style.FULL, 2.2)
+    figure = style.figure(style.FULL, 2.3 + 0.08 * len(labels))
     axes = figure.subplots(1, len(terms), squeeze=False)[0]
     for axis, term in zip(axes, terms, strict=True):
         for name in map(str, dataset["set"].values):
@@ -113,7 +113,7 @@ def plot_bound_by_particles(dataset: xr.Dataset) -> style.Picture:
         axis.set(xlabel="particles k in training", title=title)
         axis.margins(0.15)
     axes[0].set_ylabel("nats per image")
-    axes[-1].legend(fontsize=5.5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     style.letters(axes)
     n = int(dataset["bound_n"].values.max())
     caption = (
@@ -126,7 +126,7 @@ def plot_bound_by_particles(dataset: xr.Dataset) -> style.Picture:
 @style.styled
 def plot_active_by_size(dataset: xr.Dataset) -> style.Picture:
     """Active z2, active z1, and their sum against the dimensions of z2, a line a kind of model."""
-    figure = style.figure(style.FULL, 2.3)
+    figure = style.figure(style.FULL, 2.4)
     axes = figure.subplots(1, 3)
     colours = [style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.SKY, style.RED]
     labels = list(dict.fromkeys(map(str, dataset["label"].values)))
@@ -140,10 +140,10 @@ def plot_active_by_size(dataset: xr.Dataset) -> style.Picture:
                 axis.vlines(x, low, high, color=colour, lw=1.0)
     top = float(dataset["size"].max())
     axes[0].plot([0, top], [0, top], color=style.GREY, lw=0.8, ls=":")
-    for axis, text in zip(axes, ("active z2", "active z1", "active z1 + active z2"), strict=True):
+    for axis, text in zip(axes, ("active z2", "active z1", "active z1 + z2"), strict=True):
         axis.set(xlabel="dimensions of z2", ylabel=f"{text} dimensions", xlim=(0, 1.05 * top))
-        axis.set_ylim(0, None)
-    axes[1].legend()
+        axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     style.letters(axes)
     caption = (
         "Active dimensions against the number of z2 dimensions. a: z2 (dotted: all active), b: z1, c: their "
