@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: env demo lint test test-slow test-gpu test-arviz1 clean
+.PHONY: env demo lint test test-slow test-gpu test-arviz1 bench bench-gpu clean
 
 env: $(VENV)/.installed
 
@@ -30,6 +30,13 @@ test-slow: env
 
 test-gpu: env
 	$(BIN)/python -m pytest -m gpu
+
+# Times of training steps against others' (docs/benchmarks.md); BENCH="--only host --rounds 5" narrows it down.
+bench: env
+	$(BIN)/python benchmarks/step_time.py $(BENCH)
+
+bench-gpu: env
+	$(BIN)/python benchmarks/step_time.py --device cuda $(BENCH)
 
 # The posterior file and the analyses with arviz >= 1 and neither torch nor pyro, which takes a Python >= 3.12: the first
 # of these that really runs (version managers leave names that do not), or the one given as PYTHON312=/path/to/python.

@@ -29,7 +29,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "--compile",
         default="auto",
         choices=("auto", "always", "never"),
-        help="compile the step; auto: from 2000 steps on",
+        help="compile the step; auto: from 5000 steps on",
     )
 
     pair = parser.add_argument_group("model and guide")

@@ -20,7 +20,7 @@ from torch.fx.graph import CodeGen
 
 from pyro_hvae.inference.step import StepFunction, StepResult, TrainingStep
 
-COMPILE_FROM = 2000  # steps from which on compile="auto" compiles: the seconds it takes come back in about as many
+COMPILE_FROM = 5000  # steps from which on compile="auto" compiles: about then the seconds it takes have come back
 #: Relative, of a compiled step against the eager one: rounding is far below, a wrong graph above.
 TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 5e-2}
 

@@ -74,7 +74,7 @@ def fit(
         never stopped. Everything but ``steps`` (which may grow) must be as in the run.
     :param device: ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
     :param compile: trace the step through Pyro once and compile it (:mod:`~pyro_hvae.inference.compiled`): ``"auto"`` for
-        runs of at least 2000 steps, with a warning where it is impossible; ``True`` insists; ``False`` does not.
+        runs of at least 5000 steps, with a warning where it is impossible; ``True`` insists; ``False`` does not.
     :param precision: of matrix products: ``"float32"``, ``"tf32"`` (CUDA only), ``"bfloat16"`` (autocast).
     :param progress: show a progress bar with the terms of the bound.
     :raises HVAEError: for options that do not fit, a run that cannot be resumed, or a loss that is not finite: with the

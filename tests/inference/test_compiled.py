@@ -11,6 +11,7 @@ from pyro import infer
 from small import small_data, small_linear, small_pair
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 import pyro_hvae as hvae
 from pyro_hvae.errors import HVAEError
@@ -199,6 +200,19 @@ def test_no_host_synchronisation_and_few_operations_in_a_compiled_step():
     # The fused update on a CPU reads its learning rate as a number, on CUDA by its pointer: nothing to wait for in either.
     waiting = [e for e in events if e.name in ("aten::_local_scalar_dense", "aten::equal", "aten::nonzero")]
     assert all("_fused_adam_" in outer(e).name for e in waiting), [outer(e).name for e in waiting]
+
+
+def test_floating_point_operations_of_a_step_that_shares_work_between_particles():
+    """TDVAE20, batch 400: 50.1 GF a step of 10 particles where nothing is shared, 43.3 with one bottom-up pass."""
+    vae = hvae.build("TDVAE20", seed=0)
+    counts = []
+    for bound in (hvae.ELBO(), hvae.ImportanceWeightedELBO(10)):
+        step = make_step(vae, bound)
+        step(torch.randn(400, 400))
+        with FlopCounterMode(display=False) as counter:
+            step(torch.randn(400, 400))
+        counts.append(counter.get_total_flops() / 1e9)
+    assert counts[0] < 5.1 and 30 < counts[1] <= 38
 
 
 # -- where a step cannot be compiled
