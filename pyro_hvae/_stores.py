@@ -91,6 +91,7 @@ class NetCDFStore:
                 complevel=level or 4,
                 shuffle=True,
                 chunksizes=sizes,
+                chunk_cache=4 * CHUNK_BYTES,  # images come in order; the default keeps 16 MiB of every variable
             )
             made.setncatts(attribute_values(variable.attrs))
             if values.dtype == bool:

@@ -65,8 +65,9 @@ def receptive_fields(tree: xr.DataTree) -> xr.Dataset:
         ("similarity", _cosines(weights.T, fields), "similarity of receptive and projective fields", "cosine"),
     ]
     variables: dict[str, xr.Variable] = {}
-    if "z1_receptive_field" in tree["constant_data"]:
-        gradient = finite_array(tree, "constant_data/z1_receptive_field")[units] @ _span(sums)
+    gradient = _gradient(tree, units, notes)
+    if gradient is not None:
+        gradient = gradient @ _span(sums)
         variables["gradient_field"] = xr.Variable(
             ("unit", "pixel"), gradient, tree["constant_data"]["z1_receptive_field"].attrs
         )
@@ -93,6 +94,17 @@ def receptive_fields(tree: xr.DataTree) -> xr.Dataset:
     variables["projective_field"] = xr.Variable(("unit", "pixel"), fields)
     dataset = result(tree, "receptive_fields", variables, {"unit": units}, notes)
     return dataset.assign_attrs(images=n, image_set=used, ridge=float(RIDGES[chosen]))
+
+
+def _gradient(tree: xr.DataTree, units: np.ndarray, notes: list[str]) -> np.ndarray | None:
+    """The guide's mean gradient, where the file has one that is finite."""
+    if "z1_receptive_field" not in tree["constant_data"]:
+        return None
+    gradient = np.asarray(tree["constant_data/z1_receptive_field"].values, dtype=float)[units]
+    if np.isfinite(gradient).all():
+        return gradient
+    notes.append("constant_data/z1_receptive_field is not finite: the guide's gradient is left out")
+    return None
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

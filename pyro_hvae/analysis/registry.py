@@ -52,7 +52,7 @@ class Analysis:
         for need in self.needs:
             group, name = need.split("/", 1)
             wanted += [f"{group}/{v}" for v in schema(sites(tree) or ["z1"])[group]] if name == "*" else [need]
-        return [need for need in wanted if not any(_has(tree, path) for path in need.split(" or "))]
+        return [need for need in dict.fromkeys(wanted) if not any(_has(tree, path) for path in need.split(" or "))]
 
     def run(self, tree: xr.DataTree) -> xr.Dataset:
         """Apply the function. Raises HVAEError, naming what is missing, where the file lacks what it needs."""

@@ -53,7 +53,8 @@ def trust(tree: xr.DataTree) -> xr.Dataset:
     known = ~np.isnan(judged)
     if not known.any():
         raise HVAEError(
-            f"no image has a Pareto k-hat: {weights.count} draws an image are too few for one; export 1000 or more"
+            f"no image has a Pareto k-hat: {weights.count} draws an image are too few for one, or their weights not finite; "
+            "export 1000 or more"
         )
     notes: list[str] = []
     if not known.all():

@@ -147,3 +147,13 @@ def test_gradient_fields_stand_beside_the_regression(plant, edit):
     expected = (A * weights).sum(0) / np.linalg.norm(A, axis=0) / np.linalg.norm(weights, axis=0)
     np.testing.assert_allclose(found["unit_gradient_similarity"].values[::2], expected[::2], atol=1e-5)
     assert "averaged over 50 natural images" in plot_receptive_fields(found).caption
+
+
+def test_a_gradient_that_is_not_finite_is_left_out(planted, edit):
+    def spoil(tree):
+        shape = (planted.z1_active + planted.z1_collapsed, planted.size**2)
+        tree["constant_data"]["z1_receptive_field"] = xr.DataArray(np.full(shape, np.nan), dims=("z1_dim", "pixel"))
+
+    with open_posterior(edit(planted.path, spoil)) as tree:
+        found = receptive_fields(tree)
+    assert "gradient is left out" in found.attrs["notes"] and "gradient_field" not in found and "explained" in found
