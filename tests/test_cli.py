@@ -34,11 +34,14 @@ def test_train_export_analyse(trained, tmp_path, capsys):
     assert int(history.step[-1]) == 12 and np.isfinite(history.test_elbo).all()
     posterior = tmp_path / "posterior.nc"
     assert main(["export", str(trained), "--out", str(posterior), "--limit", "40", "--texture-patches", "90",
-                 "--moment-draws", "4", "--draws", "30", "--units", "0", "5", "--device", "cpu"]) == 0  # fmt: skip
+                 "--moment-draws", "4", "--draws", "30", "--units", "0", "5", "--evidence", "20", "--evidence-images", "9",
+                 "--receptive-fields", "5", "--device", "cpu"]) == 0  # fmt: skip
     with open_posterior(posterior) as tree:
         families, counts = np.unique(tree["constant_data"]["family"].values.astype(str), return_counts=True)
         assert dict(zip(families, counts.tolist(), strict=True)) == {"": 40, "brick": 30, "grass": 30, "gravel": 30}
         assert json.loads(tree.attrs["configuration"])["training"]["fit"]["steps"] == 12
+        assert int(tree["evidence"]["log_evidence"].notnull().sum()) == 9
+        assert tree["constant_data"]["z1_receptive_field"].attrs["images"] == 5
     assert main(["analyse", str(posterior), "--out", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "report.html").read_text()
     assert "data:image/png;base64" in page and "TDVAE20" in page
@@ -166,3 +169,5 @@ def test_audit_of_a_run(small_run, tmp_path, capsys):
     again = subprocess.run(script, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True).stdout
     assert set(printed.splitlines()[1:5]) <= set(again.splitlines())
     assert (tmp_path / "figures" / "guide_audit-audit.png").exists()
+    assert main(["analyse", str(out), "--out", str(tmp_path / "report")]) == 0
+    assert "is real" in (tmp_path / "report" / "report.html").read_text()
