@@ -64,14 +64,9 @@ def page(
     """The report as HTML: ``outcomes`` by the name of the analysis, ``compared`` (PNG and caption) by title."""
     messages = []
     for file in files:
-        if lacking := [] if file.is_audit else missing(file.tree):
-            message = {
-                "title": "Incomplete file",
-                "heading": file.heading,
-                "kind": "absent",
-                "text": "; ".join(lacking),
-            }
-            messages.append(message)
+        if not file.is_audit and (lacking := missing(file.tree)):
+            about = {"title": "Incomplete file", "heading": file.heading, "kind": "absent"}
+            messages.append(about | {"text": "; ".join(lacking)})
     sections = [_section(name, parts) for name, parts in outcomes.items()]
     messages += [each for section in sections for each in section["messages"] if each["kind"] != "note"]
     facts = [_facts(file) for file in files]
