@@ -418,15 +418,12 @@ def test_evidence_is_that_of_a_linear_gaussian_model():
 @pytest.mark.parametrize("name", ["posterior.nc", "posterior.zarr"])
 def test_evidence_of_some_images_leaves_the_rest_unknown(tmp_path, monkeypatch, name):
     vae, images = small_pair(), small_data().test
+    monkeypatch.setattr(moments_module, "MEMORY", 50_000)  # several chunks
     plain = export_posterior(vae, images)
-    monkeypatch.setattr(moments_module, "MEMORY", 20_000)
     with export_posterior(vae, images, evidence=30, evidence_images=7, path=tmp_path / name) as tree:
-        known = np.flatnonzero(np.isfinite(tree["evidence"]["log_evidence"].values))
+        evidence = tree["evidence"]
+        known = np.flatnonzero(np.isfinite(evidence["log_evidence"].values))
         assert known.tolist() == [k * 60 // 7 for k in range(7)]
-        assert tree["evidence"].attrs["estimator"] == "importance sampling" and tree["evidence"].attrs["images"] == 7
-        evidence = tree["evidence"]["log_evidence"].values[known]
-        assert evidence.std() > 0
-    monkeypatch.undo()
-    again = export_posterior(vae, images, evidence=30)
-    xr.testing.assert_identical(plain["posterior_moments"].to_dataset(), again["posterior_moments"].to_dataset())
+        assert evidence.attrs["estimator"] == "importance sampling" and evidence.attrs["images"] == 7
+        xr.testing.assert_identical(plain["posterior_moments"].to_dataset(), tree["posterior_moments"].to_dataset())
     assert "evidence" not in plain
