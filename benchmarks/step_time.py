@@ -166,7 +166,8 @@ def works(device: str) -> list[Work]:
         for preset, batch, pixels in (("TDVAE20", 400, 400), ("TDVAE40", 128, 1600)):
             for k in (1, 10, 50):
                 bound = elbo if k == 1 else hvae.ImportanceWeightedELBO(k)
-                made_list.append(Work(f"{preset}, batch {batch}, K = {k}, on a GPU", batch, pixels, ("matrix products alone",), {
+                name = f"{preset}, batch {batch}, K = {k}, on a GPU"
+                made_list.append(Work(name, batch, pixels, ("matrix products alone",), {
                     "pyro_hvae, compiled": lambda x, p=preset, b=bound: Ours(made(p), b, x),
                     "pyro_hvae, compiled, tf32": lambda x, p=preset, b=bound: Ours(made(p), b, x, precision="tf32"),
                     "pyro_hvae, compiled, bfloat16": lambda x, p=preset, b=bound: Ours(made(p), b, x, precision="bfloat16"),
@@ -274,13 +275,32 @@ def _cpu() -> str:
         return platform.processor()
 
 
+def table(results: dict[str, Any]) -> None:
+    """The recorded results in Markdown, as in docs/benchmarks.md."""
+    last = None
+    for row in results["results"]:
+        head = f"{row['work']}; ratio to {row['against']}"
+        if head != last:
+            print(f"\n| {head} | ms a step | ratio | 95% interval |\n|---|--:|--:|---|")
+            last = head
+        print(
+            f"| {row['variant']} | {row['median_ms']:.4g} | {row['median_ratio']:.3f} | {row['low']:.3f} to {row['high']:.3f} |"
+        )
+    print("\n| floating-point operations of a step (TDVAE20, batch 400) | GF |\n|---|--:|")
+    for row in results.get("flops", []):
+        print(f"| {row['variant']} | {row['gigaflops']:.1f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--only", default="", help="works whose name holds this text")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print what was measured as a table, and measure nothing")
     arguments = parser.parse_args()
+    if arguments.table:
+        return table(json.loads(arguments.out.read_text()))
     random.seed(0)
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     if pythae_missing():

@@ -24,6 +24,7 @@ _HOMES = {
     "pyro_hvae.inference.objectives": ("ELBO", "ImportanceWeightedELBO", "RenyiELBO"),
     "pyro_hvae.inference.schedules": ("Schedule",),
     "pyro_hvae.inference.fit": ("fit",),
+    "pyro_hvae.inference.ensemble": ("fit_ensemble",),
     "pyro_hvae.inference.loop": ("Run",),
     "pyro_hvae.sweeps.run": ("sweep",),
     "pyro_hvae.inference.runs": ("load",),
