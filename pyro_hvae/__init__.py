@@ -19,7 +19,8 @@ from typing import Any
 _HOMES = {
     "pyro_hvae.programs": (
         "HVAE", "PRESETS", "BottomUpGuide", "GenerativeModel", "LinearModel", "MarkovModel", "MeanFieldGuide", "Program",
-        "SkipModel", "TopDownGuide", "build", "start_in_linear_regime",
+        "SkipModel", "TopDownGuide", "build", "start_from_energies",
+        "start_in_linear_regime",
     ),
     "pyro_hvae.inference.objectives": ("ELBO", "ImportanceWeightedELBO", "RenyiELBO"),
     "pyro_hvae.inference.schedules": ("Schedule",),

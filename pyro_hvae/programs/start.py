@@ -16,9 +16,8 @@ from pyro_hvae.programs.sites import Head
 
 SHIFT = 3.0  # softplus is within 5 per cent of linear around here
 Q_LOG_VARIANCE = -2.0  # v of every posterior at the start
-INPUT_GAIN = (
-    0.4  # of what is read from the image, undone in the head: patches of high contrast, too, stay in the linear range
-)
+#: Of what is read from the image, undone in the head: patches of high contrast, too, stay in the linear range.
+INPUT_GAIN = 0.4
 TOP_DOWN_GAIN = 0.1  # what comes from above starts small: z1 is first learnt from the image
 
 
@@ -43,19 +42,19 @@ def start_in_linear_regime(vae: HVAE, *, guide_only: bool = False) -> HVAE:
         _start_top_down(guide)
     else:
         for network in guide.conditionals:
-            _start_conditional(network, gain=1.0, v=Q_LOG_VARIANCE, input_gain=INPUT_GAIN)
+            start_conditional(network, gain=1.0, v=Q_LOG_VARIANCE, input_gain=INPUT_GAIN)
     if not guide_only:
         for network in model.conditionals:
-            _start_conditional(network, gain=TOP_DOWN_GAIN, v=0.0)
+            start_conditional(network, gain=TOP_DOWN_GAIN, v=0.0)
         if isinstance(model, SkipModel):
-            _start_layers(model.skip.layers, model.to_image.bias.new_zeros(sum(model.dims[1:])))
+            start_layers(model.skip.layers, model.to_image.bias.new_zeros(sum(model.dims[1:])))
             nn.init.zeros_(model.skip_to_image.weight)
         _invert_guide(model, guide)
     return vae
 
 
-def _start_layers(layers: Iterable[nn.Module], reference: Tensor, gain: float = 1.0) -> Tensor:
-    """Orthogonal weights, biases such that ``reference`` gives a pre-activation of SHIFT; returns the output there.
+def start_layers(layers: Iterable[nn.Module], reference: Tensor, gain: float = 1.0) -> Tensor:
+    """Start softplus layers: orthogonal weights, biases such that ``reference`` gives SHIFT; returns the output there.
 
     :param gain: of the first layer.
     """
@@ -76,10 +75,11 @@ def _start_head(head: Head, reference: Tensor, gain: float, v: float) -> None:
     head.bias[head.dim :] = v
 
 
-def _start_conditional(network: nn.Module, gain: float, v: float, input_gain: float = 1.0) -> None:
+def start_conditional(network: nn.Module, gain: float, v: float, input_gain: float = 1.0) -> None:
+    """An almost linear map of input gain ``input_gain`` and whole gain ``gain``, zero at zero; constant scale exp(v / 2)."""
     trunk, head = network.children()
     first = next(trunk.parameters(), head.weight)
-    reference = _start_layers(trunk.layers, first.new_zeros(first.shape[-1]), input_gain)
+    reference = start_layers(trunk.layers, first.new_zeros(first.shape[-1]), input_gain)
     _start_head(head, reference, gain / input_gain if len(trunk.layers) else gain, v)
 
 
@@ -88,17 +88,17 @@ def _start_top_down(guide: TopDownGuide) -> None:
     L_x = [zero(guide.pixels)]
     g = INPUT_GAIN if len(guide.bottom_up[0].layers) else 1.0
     for network in guide.bottom_up:
-        L_x.append(_start_layers(network.layers, L_x[-1], g if len(L_x) == 1 else 1.0))
+        L_x.append(start_layers(network.layers, L_x[-1], g if len(L_x) == 1 else 1.0))
     _start_head(guide.heads[-1], L_x[-1], 1 / g, Q_LOG_VARIANCE)
     for l, (c, joint) in enumerate(zip(guide.top_down, guide.joint, strict=True)):
-        L_z = _start_layers(c.layers, zero(guide.dims[l + 1]))
+        L_z = start_layers(c.layers, zero(guide.dims[l + 1]))
         reference = torch.cat([L_x[l + 1], L_z])
         from_x, from_z = joint.first.weight.split(joint.in_features, dim=-1)
         nn.init.orthogonal_(from_x)
         nn.init.orthogonal_(from_z, gain=TOP_DOWN_GAIN * g)
         joint.first.bias.copy_(SHIFT - joint.first.weight @ reference)
         features = nn.functional.softplus(torch.full_like(joint.first.bias, SHIFT))
-        features = _start_layers(joint.rest.layers, features) if len(joint.rest.layers) else features
+        features = start_layers(joint.rest.layers, features) if len(joint.rest.layers) else features
         _start_head(guide.heads[l], features, 1 / g, Q_LOG_VARIANCE)
 
 
