@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_hvae.errors import HVAEError
 
 if TYPE_CHECKING:
+    from pyro_hvae.programs import HVAE
     from pyro_hvae.stimuli import PatchData
 
 
@@ -39,7 +40,11 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     pair.add_argument("--families", nargs="+", metavar="F", help="laplace or normal, one a layer, z1's first")
     pair.add_argument("--noise", type=float, help="standard deviation of the observation noise (0.4)")
     pair.add_argument("--learn-noise", action="store_true", default=None)
-    pair.add_argument("--start", help="default, or linear_regime: reaches a given bound in a fraction of the steps")
+    pair.add_argument(
+        "--start",
+        help="default; linear_regime: reaches a given bound in a fraction of the steps; energies: the pair of --from, its z2 "
+        "restarted on the energies of z1's filters",
+    )
     pair.add_argument("--from", dest="source", metavar="RUN", help="take the generative model of a trained run")
     pair.add_argument("--train", help="both, guide or model: what is trained (with --from, guide keeps the model)")
 
@@ -112,6 +117,8 @@ def _begin(arguments: argparse.Namespace) -> Any:
 
     seed = 0 if arguments.seed is None else arguments.seed
     published = preset(arguments.preset)
+    data = _data(arguments, published.patch, seed)
+    energies = arguments.start == "energies"
     vae = build(
         arguments.preset,
         guide=arguments.guide,
@@ -120,10 +127,12 @@ def _begin(arguments: argparse.Namespace) -> Any:
         families=arguments.families,
         noise=arguments.noise,
         learn_noise=bool(arguments.learn_noise),
-        start=arguments.start or "default",
+        start="default" if energies else arguments.start or "default",
         seed=seed,
     )
-    if arguments.source is not None:
+    if energies:
+        vae = _restarted(arguments, vae, data, seed)
+    elif arguments.source is not None:
         vae = HVAE(load(arguments.source).model, vae.guide, preset=vae.preset)
         if arguments.start == "linear_regime":
             start_in_linear_regime(vae, guide_only=True)
@@ -153,7 +162,7 @@ def _begin(arguments: argparse.Namespace) -> Any:
     }
     return fit(
         vae,
-        _data(arguments, published.patch, seed),
+        data,
         steps=arguments.steps,
         objective=objective,
         beta=_betas(arguments.beta),
@@ -165,6 +174,24 @@ def _begin(arguments: argparse.Namespace) -> Any:
         seed=seed,
         **options,
     )
+
+
+def _restarted(arguments: argparse.Namespace, built: HVAE, data: PatchData, seed: int) -> HVAE:
+    """The pair of --from with its z2 restarted."""
+    import torch
+
+    from pyro_hvae.inference.runs import load
+    from pyro_hvae.programs import start_from_energies
+
+    if arguments.source is None:
+        raise HVAEError("--start energies restarts z2 of a trained pair: name its run with --from RUN")
+    vae = load(arguments.source)
+    if vae.config != built.config:
+        raise HVAEError(f"{arguments.source} holds another pair than {arguments.preset} with these options; give the preset, "
+                        "guide and sizes that it was trained with")  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return start_from_energies(vae, torch.from_numpy(data.train["x"].values[:4000]))
 
 
 def _betas(given: list[str] | None) -> dict[str, str] | None:
