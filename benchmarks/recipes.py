@@ -35,6 +35,8 @@ class Recipe:
     preset: str = "TDVAE20"
     families: tuple[str, ...] | None = None
     start: str = "default"
+    after: str | None = None
+    """Recipe whose pair is taken up; with ``start="energies"`` its z2 is restarted."""
     gradient: str = "standard"
     contrast: str = "none"
     batch: int = 200
@@ -60,6 +62,14 @@ RECIPES = {
     "linear regime, unit norm, rao_blackwell": Recipe(
         start="linear_regime", contrast="unit_norm", clip=300.0, learning_rate="0:5e-4,14000:5e-4,20000:5e-5",
         beta="0:0.05,6000:0.05,14000:1", gradient="rao_blackwell",
+    ),
+    "energies": Recipe(
+        after="linear regime, a third, clipped", start="energies", clip=300.0, steps=8000,
+        learning_rate="0:5e-4,5600:5e-4,8000:5e-5", beta="0:0.1,1500:0.1,4000:1",
+    ),
+    "unit norm, energies": Recipe(
+        after="linear regime, unit norm, rao_blackwell", start="energies", contrast="unit_norm", clip=300.0, steps=10_000,
+        learning_rate="0:5e-4,7000:5e-4,10000:5e-5", beta="0:0.1,2000:0.1,6000:1",
     ),
     "exact, default start": Recipe(**_EXACT | dict(start="default"), steps=12_000, learning_rate="0:1e-3,8000:1e-3,12000:1e-5"),
     "exact, linear regime": Recipe(**_EXACT, steps=8000, learning_rate="0:1e-3,4000:1e-3,6000:1e-4,8000:1e-5"),
@@ -104,19 +114,35 @@ def measure(vae: hvae.HVAE, data: PatchData, textures: str) -> dict[str, float]:
     return found
 
 
+def folder(name: str, out: Path) -> Path:
+    return out / name.replace(", ", "-").replace(" ", "_")
+
+
+def begin(recipe: Recipe, data: PatchData, out: Path) -> hvae.HVAE:
+    """The pair as the recipe starts it."""
+    if recipe.after is None:
+        return hvae.build(recipe.preset, families=recipe.families, start=recipe.start, seed=0)
+    torch.manual_seed(0)
+    return hvae.start_from_energies(
+        hvae.load(folder(recipe.after, out)), torch.from_numpy(data.train["x"].values[:4000])
+    )
+
+
 def train(name: str, recipe: Recipe, data: PatchData, textures: str, out: Path, stages: int) -> list[dict[str, float]]:
     """Train in stages; measure after each."""
-    folder = out / name.replace(", ", "-").replace(" ", "_")
+    run_folder = folder(name, out)
     objective = hvae.ELBO(gradient=recipe.gradient)
-    table = folder / "stages.json"
+    table = run_folder / "stages.json"
     rows = json.loads(table.read_text()) if table.exists() else []
     for stage in range(len(rows), stages):
-        vae = hvae.build(recipe.preset, families=recipe.families, start=recipe.start, seed=0)
+        vae = begin(recipe, data, out)
+        if stage == 0 and recipe.after is not None:
+            print(f"{name}: as started: {json.dumps(measure(vae, data, textures))}", flush=True)
         began = time.process_time()
         run = hvae.fit(
             vae, data, objective=objective, batch=recipe.batch, learning_rate=recipe.learning_rate,
             beta=None if recipe.beta is None else {"z2": recipe.beta}, clip=recipe.clip,
-            steps=recipe.steps * (stage + 1) // stages, out=folder, resume=(folder / "config.json").exists(), compile=True,
+            steps=recipe.steps * (stage + 1) // stages, out=run_folder, resume=(run_folder / "config.json").exists(), compile=True,
             log_every=100, evaluate_every=10**9, checkpoint_every=500, device="auto",
         )  # fmt: skip
         if run.interrupted:
