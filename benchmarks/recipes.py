@@ -142,8 +142,8 @@ def train(name: str, recipe: Recipe, data: PatchData, textures: str, out: Path, 
         run = hvae.fit(
             vae, data, objective=objective, batch=recipe.batch, learning_rate=recipe.learning_rate,
             beta=None if recipe.beta is None else {"z2": recipe.beta}, clip=recipe.clip,
-            steps=recipe.steps * (stage + 1) // stages, out=run_folder, resume=(run_folder / "config.json").exists(), compile=True,
-            log_every=100, evaluate_every=10**9, checkpoint_every=500, device="auto",
+            steps=recipe.steps * (stage + 1) // stages, out=run_folder, resume=(run_folder / "config.json").exists(),
+            compile=True, log_every=100, evaluate_every=10**9, checkpoint_every=500, device="auto",
         )  # fmt: skip
         if run.interrupted:
             raise SystemExit(f"{name}: interrupted at step {run.step}; the same command goes on")
