@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
 from step_time import Ours, machine, pair
 
 import pyro_hvae as hvae
@@ -79,11 +80,26 @@ def exponent(sizes: list[float], costs: list[float]) -> float:
 
 
 def draw(series: dict[str, dict[str, Any]]) -> None:
-    figure = Figure((7.2, 4.4), layout="constrained")
+    """Every cost on log axes of at least one decade, so that flat looks flat; dashed, the fitted power law."""
+    figure = Figure((7.6, 4.6), layout="constrained")
     for axis, (name, s) in zip(figure.subplots(2, 3).flat, series.items(), strict=True):
-        axis.loglog(s["sizes"], s["costs"], "o-", color="#0072B2", markersize=4)
-        axis.set(xlabel=s["axis"], ylabel=s["unit"], title=f"{name}\nexponent {s['exponent']:.2f}")
-        axis.title.set_fontsize(9)
+        sizes, costs = np.array(s["sizes"], float), np.array(s["costs"])
+        axis.loglog(sizes, costs, "o", color="#0072B2", markersize=4)
+        half = len(sizes) // 2
+        middle = np.exp(np.log(costs[half:]).mean())
+        fitted = middle * (sizes[half:] / np.exp(np.log(sizes[half:]).mean())) ** s["exponent"]
+        axis.loglog(sizes[half:], fitted, "--", color="#D55E00", linewidth=1)
+        centre = np.sqrt(costs.min() * costs.max())
+        reach = max(np.sqrt(costs.max() / costs.min()) * 1.3, np.sqrt(10))
+        axis.set(xlabel=s["axis"], ylabel=s["unit"], ylim=(centre / reach, centre * reach))
+        axis.set_title(f"{name}: exponent {s['exponent']:.2f}", fontsize=9)
+        axis.xaxis.set_major_locator(FixedLocator(sizes))
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_major_formatter(StrMethodFormatter("{x:g}"))
+            scale.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.tick_params(labelsize=7)
+        axis.minorticks_off()
     FIGURE.parent.mkdir(exist_ok=True)
     figure.savefig(FIGURE, dpi=150)
 
@@ -91,7 +107,10 @@ def draw(series: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--redraw", action="store_true", help="draw what was measured, and measure nothing")
     arguments = parser.parse_args()
+    if arguments.redraw:
+        return draw(json.loads(RESULTS.read_text())["series"])
     torch.set_num_threads(1)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     series: dict[str, dict[str, Any]] = {}

@@ -4,8 +4,8 @@
 # The published training is 8 million steps of batch 400; a short one shows that everything runs, not what [V24] found.
 set -euo pipefail
 steps=${1:-20000} batch=${2:-128} out=${3:-runs/iw} images=${4:-embedded}
-rate="0:1e-4,$((steps / 20)):1e-3,$((6 * steps / 10)):1e-3,$steps:1e-4"
-common=(--steps "$steps" --batch "$batch" --learning-rate "$rate" --start linear_regime --images "$images" --seed 0)
+rate="0:5e-5,$((steps / 20)):5e-4,$((6 * steps / 10)):5e-4,$steps:5e-5"
+common=(--steps "$steps" --batch "$batch" --learning-rate "$rate" --clip 300 --start linear_regime --images "$images" --seed 0)
 beta=(--beta "z2=0:0.1,$((steps / 2)):1")
 for preset in TD-IWAE20-k1 TD-IWAE20-k4 TD-IWAE20-k10 TD-IWAE20; do
   pyro-hvae train "$preset" "${common[@]}" "${beta[@]}" --gradient dreg --out "$out/$preset"
