@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.inference.compiled import Noise, NotCompilable, compile_graph, lift_noise, trace
+from pyro_hvae.inference.compiled import Noise, NotCompilable, compare, compile_graph, first_line, lift_noise, trace
 from pyro_hvae.inference.step import StepResult, TrainingStep
 
 
@@ -36,6 +36,22 @@ class Processes:
             number = number.cuda()
         distributed.all_reduce(number, distributed.ReduceOp.MAX)
         return signal.Signals(int(number)).name if number else None
+
+    def begin_alike(self, vae: nn.Module, fingerprint: str) -> None:
+        """Give every process the first one's parameters and buffers.
+
+        :raises HVAEError: where the processes were given other settings or other images.
+        """
+        found: list[str] = [""] * self.size
+        distributed.all_gather_object(found, fingerprint)
+        if len(set(found)) > 1:
+            ranks = [rank for rank, other in enumerate(found) if other != found[0]]
+            raise HVAEError(
+                f"processes {ranks} were given other settings or other images than process 0; make the same data, from "
+                "the same seed, in every process"
+            )
+        for t in (*vae.parameters(), *vae.buffers()):
+            distributed.broadcast(t.detach(), 0)
 
 
 @contextmanager
@@ -61,7 +77,8 @@ def share_batch(step: TrainingStep, x: Tensor, processes: Processes, compile: bo
 
     :param x: images of the size of the whole batch.
     :returns: the seconds that compiling took, or None.
-    :raises HVAEError: for a batch that cannot be shared equally, objectives of Pyro and pairs that cannot be traced.
+    :raises HVAEError: for a batch that cannot be shared equally, objectives of Pyro, pairs that cannot be traced, and
+        pairs whose gradient over a batch is not the mean of those over its parts.
     """
     part = Part(processes, len(x))
     if step.pyro_objective is not None:
@@ -69,24 +86,38 @@ def share_batch(step: TrainingStep, x: Tensor, processes: Processes, compile: bo
             "data-parallel training needs a bound of pyro_hvae; Pyro's objectives differentiate by themselves"
         )
     began = time.perf_counter()
+    data = [p.detach() for p in step.parameters]
     try:
         whole = lift_noise(trace(step.function, x, judged=False))
         graph = trace(step.function, part.of(x, 0), judged=False)
         mine = lift_noise(graph)
+        dims = [part.image_dim(w, m) for w, m in zip(whole, mine, strict=True)]
+        run = compile_graph(graph) if compile else graph
+
+        def differentiate(betas: Sequence[Tensor], x: Tensor) -> tuple[list[Tensor | None], Tensor]:
+            noise = [part.of(w.draw(), dim) for w, dim in zip(whole, dims, strict=True)]
+            outputs = run(*data, *betas, part.of(x, 0), *noise)
+            there = [o for o in outputs if o is not None]
+            flat = torch.cat([o.reshape(-1) for o in there])
+            distributed.all_reduce(flat)
+            pieces = iter((flat / processes.size).split([o.numel() for o in there]))
+            means = [None if o is None else next(pieces).view_as(o).to(o.dtype) for o in outputs]
+            values = means.pop()
+            assert values is not None
+            return means, values
+
+        compare(step.function, step.function.differentiate, differentiate, x)
     except NotCompilable as reason:
-        raise HVAEError(f"data-parallel training needs a pair that can be traced: {reason}") from reason
-    run = compile_graph(graph) if compile else graph
-    data = [p.detach() for p in step.parameters]
+        raise HVAEError(
+            f"data-parallel training needs a pair whose parts of a batch can be traced: {reason}"
+        ) from reason
+    except Exception as error:
+        if not compile:
+            raise
+        raise HVAEError(f"{first_line(error)}, compiling the step; compile=False trains without") from error
 
     def advance(betas: Sequence[Tensor], x: Tensor, tally: Tensor) -> StepResult:
-        noise = [part.of(w.draw(), _image_dim(w, m)) for w, m in zip(whole, mine, strict=True)]
-        outputs = run(*data, *betas, part.of(x, 0), *noise)
-        there = [o for o in outputs if o is not None]
-        flat = torch.cat([o.reshape(-1) for o in there])
-        distributed.all_reduce(flat)
-        pieces = iter((flat / processes.size).split([o.numel() for o in there]))
-        *gradients, values = (None if o is None else next(pieces).view_as(o) for o in outputs)
-        return step.function.judge(gradients, values, tally)
+        return step.function.judge(*differentiate(betas, x), tally)
 
     step.advance = advance
     return time.perf_counter() - began if compile else None
@@ -111,8 +142,13 @@ class Part:
         size = self.batch // self.processes.size
         return t.narrow(dim, self.processes.rank * size, size)
 
-
-def _image_dim(whole: Noise, mine: Noise) -> int | None:
-    """The dimension in which a draw for the whole batch differs from one for a part."""
-    differing = [i for i, (a, b) in enumerate(zip(whole.shape, mine.shape, strict=True)) if a != b]
-    return differing[0] if differing else None
+    def image_dim(self, whole: Noise, mine: Noise) -> int | None:
+        """The dimension of images in a draw: the one that differs between the whole batch and a part."""
+        size = self.batch // self.processes.size
+        differing = [i for i, (a, b) in enumerate(zip(whole.shape, mine.shape, strict=True)) if a != b]
+        if [(whole.shape[i], mine.shape[i]) for i in differing] not in ([], [(self.batch, size)]):
+            raise NotCompilable(
+                f"a draw has shape {whole.shape} for {self.batch} images and {mine.shape} for {size}; keep the images a "
+                "dimension of their own"
+            )
+        return differing[0] if differing else None

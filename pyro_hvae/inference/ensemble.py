@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.inference.compiled import NotCompilable, compile_graph, lift_noise, trace
+from pyro_hvae.inference.compiled import NotCompilable, compile_graph, first_line, lift_noise, trace
 from pyro_hvae.inference.config import Value, make_config, make_objective, published_training
 from pyro_hvae.inference.fit import prepare, torch_device
-from pyro_hvae.inference.loop import Loop, Run, Signals
+from pyro_hvae.inference.loop import Loop, Run, Signals, alone
 from pyro_hvae.inference.progress import Progress
 from pyro_hvae.inference.step import TrainingStep
 from pyro_hvae.programs import build
@@ -67,6 +68,7 @@ class Ensemble:
         return joined.assign_coords(settings)
 
 
+@alone()
 def fit_ensemble(
     name: str,
     data: PatchData,
@@ -112,7 +114,8 @@ def fit_ensemble(
 
     The other arguments are those of :func:`~pyro_hvae.fit`, for all members alike.
 
-    :raises HVAEError: as :func:`~pyro_hvae.fit`, and for pairs that cannot be traced.
+    :raises HVAEError: as :func:`~pyro_hvae.fit`, and for pairs that cannot be traced. A member that fails while it trains is
+        named in a warning and in :attr:`Member.error`; the others go on.
     """
     given: dict[str, Sequence[Any] | None] = {"seed": seeds, "dim_z2": dims, "beta_z2": betas, "particles": particles}
     axes = {key: values for key, values in given.items() if values is not None}
@@ -182,8 +185,14 @@ def _train(loops: Sequence[Loop], compile: bool, progress: bool) -> dict[Loop, s
                         with state.own():
                             try:
                                 loop.finish_step(shown if loop is first else hidden)
-                            except HVAEError as error:  # its parameters stay as they are from here on
+                            except HVAEError as error:
                                 errors[loop] = str(error)
+                                loop.step.halt()
+                                warnings.warn(
+                                    f"a member of the ensemble (seed {loop.config.seed}) ends here: {error}",
+                                    stacklevel=4,
+                                )
+        stack.part()
     return errors
 
 
@@ -213,6 +222,17 @@ class Stack:
         examples = [*inputs, torch.stack([x] * len(steps)), self.tally, *self._stacked([self.draw() for _ in steps])]
         stacked = make_fx(torch.func.vmap(tensors))(*(e.clone() for e in examples))
         self.run: Callable[..., list[Tensor]] = compile_graph(stacked) if compile else stacked
+        if compile:
+            try:
+                self.run(*examples)
+            except Exception as error:  # whatever a compiler raises
+                raise HVAEError(f"{first_line(error)}, compiling the step; compile=False trains without") from error
+
+    def part(self) -> None:
+        """Give every member's tensors storage of their own again."""
+        for step in self.steps:
+            for tensor in (*step.parameters, *step.betas, step.tally):
+                tensor.data = tensor.data.clone()
 
     def draw(self) -> list[Tensor]:
         """The random numbers of one member's step, from PyTorch's global random state."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import infer
+from pyro import infer, poutine
 
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.inference.compiled import COMPILE_FROM
@@ -22,7 +22,7 @@ from pyro_hvae.inference.config import (
     objective_from,
 )
 from pyro_hvae.inference.distributed import Processes, processes
-from pyro_hvae.inference.loop import Loop, Run
+from pyro_hvae.inference.loop import Loop, Run, alone
 from pyro_hvae.inference.objectives import Bound
 from pyro_hvae.inference.pyro_objectives import check_objective
 from pyro_hvae.inference.runs import RECORDED, RunDirectory, differences, digest, fingerprint
@@ -77,8 +77,8 @@ def fit(
         runs of at least 5000 steps, with a warning where it is impossible; ``True`` insists; ``False`` does not.
     :param precision: of matrix products: ``"float32"``, ``"tf32"`` (CUDA only), ``"bfloat16"`` (autocast).
     :param progress: show a progress bar with the terms of the bound.
-    :raises HVAEError: for options that do not fit, a run that cannot be resumed, or a loss that is not finite: with the
-        step, the term and the last good checkpoint.
+    :raises HVAEError: for options that do not fit, a run that cannot be resumed, a second run in another thread, or a loss that
+        is not finite: with the step, the term and the last good checkpoint.
 
     Ctrl-C and SIGTERM save a checkpoint and end the run early; ``Run.interrupted`` says so. Under ``torchrun`` every process
     takes its share of each batch (:mod:`~pyro_hvae.inference.distributed`), and the first writes the run.
@@ -89,7 +89,7 @@ def fit(
         checkpoint_every=checkpoint_every, seed=seed, precision=precision,
     )  # fmt: skip
     target = torch_device(device)
-    with processes(target) as together:
+    with alone(), processes(target) as together:
         return prepare(
             vae, data, objective, config, target, compile, out, overwrite=overwrite, resume=resume, processes=together
         ).run(resume, progress)
@@ -118,7 +118,13 @@ def prepare(
         raise HVAEError(f"compile must be True, False or 'auto', got {compile!r}")
     _check_data(vae, data, config)
     vae.to(target)
-    check_objective(objective, vae, torch.zeros(2, vae.pixels, device=target))
+    probe = next(vae.parameters(), torch.zeros((), device=target)).new_zeros(2, vae.pixels)
+    _check_parameters(vae, probe)
+    check_objective(objective, vae, probe)
+    if not isinstance(objective, Bound) and config.precision == "bfloat16":
+        raise HVAEError(
+            "precision='bfloat16' is for bounds of pyro_hvae; Pyro's own objectives take precision='float32'"
+        )
     if not isinstance(objective, Bound) and any(schedule.knots != ((0, 1),) for _, schedule in config.beta):
         raise HVAEError("Pyro's own objectives have no beta: pass beta=1, or use pyro_hvae.ELBO()")
     described = {
@@ -166,8 +172,8 @@ def resume(
         steps=config.steps if steps is None else steps,
         batch=config.batch, learning_rate=config.learning_rate, beta=dict(config.beta), train=config.train, clip=config.clip,
         skip=config.skip, seed=config.seed, log_every=config.log_every, evaluate_every=config.evaluate_every,
-        evaluate_images=config.evaluate_images, checkpoint_every=config.checkpoint_every,
-        out=out, resume=True, device=device, progress=progress,
+        evaluate_images=config.evaluate_images, checkpoint_every=config.checkpoint_every, precision=config.precision,
+        out=out, resume=True, device=device, compile=compile, progress=progress,
     )  # fmt: skip
 
 
@@ -188,6 +194,29 @@ def torch_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise HVAEError("device='cuda' was asked for, but torch finds no CUDA device; use 'cpu' or 'auto'")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _check_parameters(vae: HVAE, x: torch.Tensor) -> None:
+    """Refuse a pair with ``pyro.param`` statements of its own, which would be neither trained nor saved."""
+    own = {id(p) for p in vae.parameters()}
+    with torch.enable_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        for program in (vae.model, vae.guide):
+            trace = poutine.trace(program).get_trace(x)
+            density = trace.log_prob_sum()
+            for name in trace.param_nodes if density.requires_grad else ():
+                value = trace.nodes[name]["value"]
+                leaf = getattr(value, "unconstrained", lambda value=value: value)()
+                # Unused ones are left over from an earlier PyroModule of the same names.
+                if id(leaf) not in own and leaf.requires_grad and _depends(density, leaf):
+                    raise HVAEError(
+                        f"{type(program).__name__} takes the parameter {name!r} from pyro.param, where it would be neither "
+                        "trained nor saved: make it an nn.Parameter of the module, or a PyroParam of a PyroModule"
+                    )
+
+
+def _depends(density: torch.Tensor, leaf: torch.Tensor) -> bool:
+    (gradient,) = torch.autograd.grad(density, leaf, retain_graph=True, allow_unused=True)
+    return gradient is not None
 
 
 def _check_data(vae: HVAE, data: PatchData, config: FitConfig) -> None:

@@ -69,12 +69,17 @@ class Loop:
         self.compile, self.processes = compile, processes
         self.vae, self.config, self.directory, self.device = vae, config, directory, device
         self.described, self.fingerprint = described, fingerprint(described)
-        self.x = torch.from_numpy(np.ascontiguousarray(data.train["x"].values)).to(device)
-        self.test = torch.from_numpy(data.test["x"].values[: config.evaluate_images]).to(device)
         trained = {"both": vae, "model": vae.model, "guide": vae.guide}[config.train]
         ids = {id(p) for p in trained.parameters()}
         self.named = {name: p for name, p in vae.named_parameters() if id(p) in ids and p.requires_grad}
+        if not self.named:
+            raise HVAEError(
+                f"there is nothing to train: train={config.train!r}, and no parameter of {type(trained).__name__} requires a "
+                "gradient"
+            )
         like = next(iter(self.named.values()))
+        self.x = torch.from_numpy(np.ascontiguousarray(data.train["x"].values)).to(device, like.dtype)
+        self.test = torch.from_numpy(data.test["x"].values[: config.evaluate_images]).to(device, like.dtype)
         self.betas = {site: torch.ones((), dtype=like.dtype, device=device) for site, _ in config.beta}
         self.step = TrainingStep(
             vae, objective, self.named, self.betas, config.learning_rate(0), config.clip, config.skip, config.precision
@@ -94,6 +99,7 @@ class Loop:
         with self.session(), Signals(self):
             self.begin(resume)
             if self.processes is not None:
+                self.processes.begin_alike(self.vae, self.fingerprint)
                 self.compile_seconds = share_batch(self.step, self.x[: self.config.batch], self.processes, self.compile)
                 take: Callable[[Tensor], None] = self.step
             else:
@@ -164,6 +170,7 @@ class Loop:
 
     def result(self) -> Run:
         """What was trained."""
+        self.step.optimizer.zero_grad()  # leave no gradients for others to add to
         self.vae.record = self.described | {"step": self.done}
         path = self.directory.path if self.directory and self.main else None
         return Run(self.vae, self._history(), self.done, path, self.interrupted)
@@ -194,7 +201,8 @@ class Loop:
     def evaluate(self) -> dict[str, float]:
         """Un-annealed ELBO and its terms on held-out patches; leaves the random state of the training alone."""
         sums: dict[str, float] = {}
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), _evaluating(self.vae):
             torch.manual_seed(self.config.seed)
             for x in self.test.split(500):
                 evaluation = ELBO().evaluate(self.vae.model, self.vae.guide, x)
@@ -258,7 +266,11 @@ class Loop:
         for name, p in self.named.items():
             prefix = f"optimizer.{name}."
             state = {k[len(prefix):]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}  # fmt: skip
-            self.step.optimizer.state[p] = {k: v.to(self.device) for k, v in state.items()}
+            self.step.optimizer.state[p] = {
+                # Moments laid out as the parameter: the fused update reads all of them as flat memory.
+                k: v.to(self.device) if k == "step" else torch.empty_like(p, requires_grad=False).copy_(v)
+                for k, v in state.items()
+            }
         torch.set_rng_state(checkpoint.tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in checkpoint.tensors:
             torch.cuda.set_rng_state(checkpoint.tensors["rng.cuda"], self.device)
@@ -311,6 +323,23 @@ def _records(history: xr.Dataset, dim: str) -> list[dict[str, float]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
+_training = threading.Lock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Refuse a second run in another thread: Pyro's handlers and PyTorch's random numbers are those of the whole process."""
+    if not _training.acquire(blocking=False):
+        raise HVAEError(
+            "another thread of this process is training, and Pyro's handlers and PyTorch's random numbers belong to all "
+            "threads; train in processes of their own (pyro-hvae sweep), or several at once with fit_ensemble"
+        )
+    try:
+        yield
+    finally:
+        _training.release()
+
+
 @contextmanager
 def _matmul_precision(name: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
@@ -319,6 +348,18 @@ def _matmul_precision(name: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _evaluating(vae: HVAE) -> Iterator[None]:
+    """No dropout meanwhile, and nothing learnt by BatchNorm layers."""
+    modes = {module: module.training for module in vae.modules()}
+    vae.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class _frozen:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -100,7 +101,9 @@ class Checkpoint:
         """The safetensors file."""
         meta = {"schema": "pyro_hvae.checkpoint", "schema_version": SCHEMA_VERSION, "step": self.step,
                 "configuration": self.configuration}  # fmt: skip
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        # Copies: a parameter that model and guide share appears under both names, which safetensors refuses.
+        contiguous = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                      for name, tensor in self.tensors.items()}  # fmt: skip
         return save(contiguous, metadata={"pyro_hvae": json.dumps(meta)})
 
     @classmethod

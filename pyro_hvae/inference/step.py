@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_hvae.errors import HVAEError
 from pyro_hvae.inference.objectives import ELBO, Bound, Evaluation
 from pyro_hvae.programs import HVAE
 
@@ -78,11 +79,21 @@ class StepFunction(nn.Module):
         return self.judge(*differentiated, *tally) if tally else differentiated
 
     def differentiate(self, betas: Sequence[Tensor], x: Tensor) -> tuple[list[Tensor | None], Tensor]:
-        """Gradients of minus the mean bound, and the means of the bound, the ELBO and its terms over the images."""
+        """Gradients of minus the mean bound, and the means of the bound, the ELBO and its terms over the images.
+
+        :raises HVAEError: where the bound depends on no parameter that is trained.
+        """
         present = dict(self.vae.named_parameters())
         evaluation = self.evaluate(betas, x)
         loss = -evaluation.bound.mean()
-        gradients = torch.autograd.grad(loss, [present[name] for name in self.trained], allow_unused=True)
+        gradients: Sequence[Tensor | None] = ()
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss, [present[name] for name in self.trained], allow_unused=True)
+        if all(gradient is None for gradient in gradients):
+            raise HVAEError(
+                f"the bound depends on none of the parameters that are trained ({', '.join(self.trained)}); are they "
+                "detached, or not used by the programs?"
+            )
         return list(gradients), self.values(evaluation)
 
     def values(self, evaluation: Evaluation) -> Tensor:
@@ -136,7 +147,7 @@ class TrainingStep:
         self.parameters, self.betas = list(parameters.values()), list(betas.values())
         like = self.parameters[0]
         self.learning_rate = torch.tensor(learning_rate, dtype=torch.float32, device=like.device)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.learning_rate, fused=True, capturable=like.is_cuda)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.learning_rate, fused=True)
         own = isinstance(objective, Bound)
         self.function = StepFunction(
             vae, objective if own else ELBO(), list(parameters), list(betas) if own else (), clip, skip, precision
@@ -157,9 +168,17 @@ class TrainingStep:
         self.tally.copy_(tally)
         self.update(gradients, found_inf)
 
+    def halt(self) -> None:
+        """Carry out no more updates, as after a step that was not finite."""
+        self.tally[len(self.function.names) + 3] = self.tally[len(self.function.names) + 2]
+
     def update(self, gradients: Sequence[Tensor | None], found_inf: Tensor) -> None:
         """Change the parameters, unless ``found_inf`` says not to."""
         for p, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None and gradient.stride() != p.stride():
+                # The fused update reads parameters and gradients as flat memory: a transposed gradient (of an einsum, say)
+                # would be applied to the wrong elements.
+                gradient = torch.empty_like(p).copy_(gradient)
             p.grad = gradient
         # The fused update is not carried out where found_inf is set: a decision on the device, without a sync.
         self.optimizer.found_inf = found_inf
