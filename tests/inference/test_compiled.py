@@ -334,6 +334,8 @@ def test_a_captured_step_trains_on_every_batch_it_is_given(monkeypatch):
         for i in range(8):
             step(images(i))
     assert len(graphs) == 1 and graphs[0].replays == 8 - compiled.WARM_UP
+    # Adam refuses to be captured without, and warns of every uncaptured step with it.
+    assert ours.optimizer.param_groups[0]["capturable"] and not alone.optimizer.param_groups[0]["capturable"]
     assert all(torch.equal(p, q) for p, q in zip(ours.parameters, alone.parameters, strict=True))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from small import small_data, small_pair
+from user_programs import mixed
 
 import pyro_hvae as hvae
 from pyro_hvae.errors import HVAEError
@@ -83,6 +84,72 @@ def test_a_signal_to_one_stops_both_at_the_same_step_and_the_run_goes_on(tmp_pat
     assert whole.returncode == 0
     a, b = (load(tmp_path / name, vae=small_pair()) for name in ("two", "whole"))
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+REFUSED = textwrap.dedent(
+    """
+    import os, torch, pyro
+    from torch import nn
+    import pyro.distributions as dist
+    import pyro_hvae as hvae
+    from pyro_hvae.errors import HVAEError
+    from small import small_data, small_pair
+    from user_programs import Guide, Model, mixed
+    torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
+    options = eval(os.environ["OPTIONS"])
+
+    class Flat(Model):
+        def image_mean(self, z):
+            return self.linear(z) + 0.1 * torch.randn(z.shape[0] * 16).reshape(-1, 16)
+
+    def attempt(what, make, **changed):
+        torch.manual_seed(0)
+        try:
+            hvae.fit(make(), changed.pop("data", None) or small_data(), **options | changed)
+            print("accepted", what)
+        except HVAEError as error:
+            print("refused", what, error)
+
+    torch.distributed.init_process_group("gloo")
+    attempt("coupled", lambda: mixed(nn.BatchNorm1d(8, track_running_stats=False)))
+    attempt("buffers", lambda: mixed(nn.BatchNorm1d(8)))
+    attempt("places", lambda: hvae.HVAE(Model(lambda x: torch.arange(len(x)) < 10), Guide()))
+    attempt("flat", lambda: hvae.HVAE(Flat(), Guide()))
+    attempt("subsampled", lambda: hvae.HVAE(Model(full=500), Guide(nn.Dropout(0.3), full=500)))
+    attempt("data", small_pair, data=small_data(seed=rank))
+    torch.manual_seed(rank)  # programs that were not seeded alike
+    vae = mixed()
+    run = hvae.fit(vae, small_data(), **options)
+    print("ended", float(run.history.bound[-1]), float(sum(p.double().sum() for p in vae.parameters())))
+    """
+)
+
+
+def test_what_is_not_the_same_in_parts_is_refused_and_processes_begin_alike(tmp_path, monkeypatch):
+    file = tmp_path / "refused.py"
+    file.write_text(REFUSED)
+    monkeypatch.setenv("OPTIONS", repr(OPTIONS | dict(steps=10, beta=1)))
+    ended = launch(program=(file,))
+    lines = ended.stdout.splitlines()
+
+    def said(what):
+        return sum(what in line for line in lines)
+
+    assert said("refused coupled data-parallel training needs a pair whose parts") == 2, (
+        ended.stdout + ended.stderr[-2000:]
+    )
+    assert said("refused buffers data-parallel training needs a pair whose parts") == 2
+    assert said("guide.net.1.running_mean") == 2
+    assert said("refused places") == 2
+    assert said("refused flat") == 2 and said("a draw has shape (320,) for 20 images and (160,) for 10") == 2
+    assert said("accepted subsampled") == 2
+    assert said("refused data processes [1] were given other settings or other images than process 0") == 2
+    ends = [line.partition("ended")[2] for line in lines if line.startswith("ended")]
+    assert len(ends) == 2 and ends[0] == ends[1]
+    torch.manual_seed(0)  # as process 0
+    alone = fit(mixed(), small_data(), **OPTIONS | dict(steps=10, beta=1))
+    np.testing.assert_allclose(float(ends[0].split()[0]), alone.history.bound[-1], rtol=1e-4)
 
 
 def test_the_command_under_torchrun(tmp_path):

@@ -108,11 +108,52 @@ def test_a_member_that_fails_does_not_stop_the_others(_small_presets, monkeypatc
             super().__call__(images, noise)
 
     monkeypatch.setattr(module, "Stack", OneBad)
-    bad, good = fit_ensemble("TDVAE20", small_data(), seeds=[0, 1], compile=False, **QUICK).members
+    with pytest.warns(UserWarning, match="a member of the ensemble .seed 0. ends here: step 12: not finite"):
+        bad, good = fit_ensemble("TDVAE20", small_data(), seeds=[0, 1], compile=False, **QUICK).members
     assert "step 12: not finite" in bad.error and bad.run.step < 30
     assert good.error is None
     assert_same(good, alone(_small_presets, 1))
     assert all(p.isfinite().all() for p in bad.run.vae.parameters())
+
+
+def test_a_member_that_has_stalled_stays_as_it_was_when_it_was_given_up(_small_presets, monkeypatch):
+    from pyro_hvae.inference import ensemble as module
+
+    class Huge(module.Stack):
+        """Steps 0 to 9 of the first member have gradients that are skipped; later ones would be taken."""
+
+        def __call__(self, images, noise):
+            step = int(self.tally[0, len(self.steps[0].function.names) + 2])
+            super().__call__([images[0] * (1e5 if step < 10 else 1.0), *images[1:]], noise)
+
+    monkeypatch.setattr(module, "Stack", Huge)
+    with pytest.warns(UserWarning, match="all of the last 10 steps were skipped"):
+        stalled, good = fit_ensemble(
+            "TDVAE20", small_data(), seeds=[0, 1], compile=False, **QUICK | dict(skip=1e10, log_every=10)
+        ).members
+    assert stalled.run.step == 10 and good.run.step == 30
+    untouched = _small_presets("TDVAE20", seed=0)
+    for p, q in zip(untouched.parameters(), stalled.run.vae.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_members_have_storage_of_their_own_afterwards():
+    members = fit_ensemble("TDVAE20", small_data(), seeds=[0, 1], compile=False, **QUICK | dict(steps=1)).members
+    for member in members:
+        for p in member.run.vae.parameters():
+            assert p.untyped_storage().nbytes() == p.numel() * p.element_size() and p.grad is None
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    def without(graph):
+        def run(*arguments):
+            raise RuntimeError("No working C++ compiler found")
+
+        return run
+
+    monkeypatch.setattr("pyro_hvae.inference.ensemble.compile_graph", without)
+    with pytest.raises(HVAEError, match=r"RuntimeError: No working C\+\+ compiler.*compile=False trains without"):
+        fit_ensemble("TDVAE20", small_data(), **QUICK)
 
 
 def test_what_makes_no_sense_is_refused():
