@@ -125,29 +125,35 @@ def plot_bound_by_particles(dataset: xr.Dataset) -> style.Picture:
 
 @style.styled
 def plot_active_by_size(dataset: xr.Dataset) -> style.Picture:
-    """Active z2, active z1, and their sum against the dimensions of z2, a line a kind of model."""
+    """Active z2, active z1, and their sum against the dimensions of z2: a point a model, a line a kind of model."""
     figure = style.figure(style.FULL, 2.4)
     axes = figure.subplots(1, 3)
     colours = [style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.SKY, style.RED]
     labels = list(dict.fromkeys(map(str, dataset["label"].values)))
-    for k, label in enumerate(labels):
-        at = dataset.isel(file=np.flatnonzero(dataset["label"].values == label))
-        x, colour, marker = at["size"].values, colours[k % len(colours)], MARKERS[k % len(MARKERS)]
-        for axis, name in zip(axes, ("z2", "z1", "sum"), strict=True):
-            axis.plot(x, at[name].values, f"{marker}-", ms=3.5, color=colour, label=label)
+    largest = float(dataset["size"].max())
+    axes[0].plot([0, largest], [0, largest], color=style.GREY, lw=0.8, ls=":")
+    for axis, name in zip(axes, ("z2", "z1", "sum"), strict=True):
+        highest = float(dataset[name].max())
+        for k, label in enumerate(labels):
+            at = dataset.isel(file=np.flatnonzero(dataset["label"].values == label))
+            colour, marker = colours[k % len(colours)], MARKERS[k % len(MARKERS)]
+            means = at[name].groupby(at["size"]).mean()
+            axis.plot(means["size"].values, means.values, "-", color=colour, lw=1.0)
+            # Not clipped: markers at zero dimensions, or none active, stand on the axes.
+            points = dict(ms=3.5, mew=0.5, mec="white", color=colour, clip_on=False, zorder=3, label=label)
+            axis.plot(at["size"].values, at[name].values, marker, **points)
             if name != "sum":
                 low, high = at[f"{name}_interval"].values.T
-                axis.vlines(x, low, high, color=colour, lw=1.0)
-    top = float(dataset["size"].max())
-    axes[0].plot([0, top], [0, top], color=style.GREY, lw=0.8, ls=":")
-    for axis, text in zip(axes, ("active z2", "active z1", "active z1 + z2"), strict=True):
-        axis.set(xlabel="dimensions of z2", ylabel=f"{text} dimensions", xlim=(0, 1.05 * top))
-        axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
+                axis.vlines(at["size"].values, low, high, color=colour, lw=1.0)
+                highest = max(highest, high.max())
+        axis.set(xlim=(0, 1.05 * largest), ylim=(0, 1.1 * max(highest, 1.0)), xlabel="dimensions of z2")
+        text = {"z2": "active z2", "z1": "active z1", "sum": "active z1 + z2"}[name]
+        axis.set_ylabel(f"{text} dimensions")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     style.letters(axes)
     caption = (
         "Active dimensions against the number of z2 dimensions. a: z2 (dotted: all active), b: z1, c: their "
-        "sum. Lines: counts with "
+        "sum. Points: models (of several seeds, where they share a size); lines: their means; bars: counts with "
         f"the threshold half a decade higher and lower. n = {dataset.sizes['file']} models."
     )
     return style.Picture(figure, caption)

@@ -21,10 +21,11 @@ from pyro_hvae.inference.chains import seeded
 from pyro_hvae.inference.diagnostics import effective_sample_size, pareto_k
 from pyro_hvae.inference.hmc import check_counts
 from pyro_hvae.inference.joint import Joint, simulate
+from pyro_hvae.inference.memory import chunk_bytes
 from pyro_hvae.inference.traces import log_weights
 from pyro_hvae.programs.hvae import HVAE
 
-SCRATCH_BYTES = 2**28  # of activations at a time, unless the caller says how many rows
+SCRATCH_BYTES = 2**28  # of activations at a time, unless the caller says how many rows; less where memory is scarce
 
 
 def evidence_importance_sampling(
@@ -34,7 +35,8 @@ def evidence_importance_sampling(
 
     :param x: images ``(image, pixel)``.
     :param num_particles: K.
-    :param chunk: pairs of particle and image evaluated at a time; by default as many as take about 256 MiB.
+    :param chunk: pairs of particle and image evaluated at a time; by default as many as take about 256 MiB, or a quarter
+        of the free memory where that is less.
     :returns: ``log_evidence``, ``standard_error``, ``ess`` (Kish, of K), ``pareto_k`` (ArviZ), all ``(image)``, nats.
         ``pareto_k`` above 0.7 says that the guide is too narrow for the numbers to be believed; it is NaN where K is too
         small (25) to fit a tail, or the weights do not vary.
@@ -42,7 +44,7 @@ def evidence_importance_sampling(
     check_counts(num_particles=num_particles, **({} if chunk is None else {"chunk": chunk}))
     if num_particles < 2:
         raise HVAEError("a standard error needs at least two particles; give num_particles=2 or more, 5000 say")
-    rows = chunk or max(1, SCRATCH_BYTES // row_bytes(x, vae))
+    rows = chunk or _rows(x, vae)
     parts = []
     with seeded(seed, x.device), torch.no_grad():
         for images in _batches(x, rows):
@@ -81,7 +83,7 @@ def evidence_ais(
     temperatures = sigmoid_schedule(num_temperatures)
     parts = []
     with seeded(seed, x.device):
-        for images in _batches(x, max(1, SCRATCH_BYTES // row_bytes(x, model) // num_chains)):
+        for images in _batches(x, _rows(x, model) // num_chains):
             annealing = _pilot(model, images, temperatures, num_chains, leapfrog_steps)
             log_w, acceptance = annealing.forward(Joint(model, images, num_chains))
             parts.append(_ais_summary(log_w, acceptance))
@@ -120,7 +122,7 @@ def bdmc(
     parts, start = [], 0
     with seeded(seed, parameter.device):
         z, x = simulate(model, num_images, parameter.new_zeros(1, size))
-        for images in _batches(x, max(1, SCRATCH_BYTES // row_bytes(x, model) // num_chains)):
+        for images in _batches(x, _rows(x, model) // num_chains):
             here = slice(start, start := start + len(images))
             annealing = _pilot(model, images, temperatures, num_chains, leapfrog_steps)
             joint = Joint(model, images, num_chains)
@@ -148,10 +150,15 @@ def row_bytes(x: Tensor, *programs: Callable) -> int:
     return x.element_size() * 4 * (width + 8 * x.shape[-1])
 
 
+def _rows(x: Tensor, program: Callable) -> int:
+    """Pairs of particle and image that are evaluated at a time."""
+    return max(1, chunk_bytes(SCRATCH_BYTES, x.device) // row_bytes(x, program))
+
+
 def _batches(x: Tensor, rows: int) -> Iterator[Tensor]:
     if not len(x):
         raise HVAEError("there are no images: x has shape (0, pixel)")
-    yield from x.split(min(rows, 256))
+    yield from x.split(max(1, min(rows, 256)))
 
 
 def _counts(total: int, each: int) -> list[int]:

@@ -13,11 +13,12 @@ from torch.distributions import kl_divergence
 
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.inference.diagnostics import effective_sample_size, pareto_k
+from pyro_hvae.inference.memory import chunk_bytes
 from pyro_hvae.inference.structure import Structure
 from pyro_hvae.inference.traces import PairTrace, check_layout, log_prob, sample_sites, trace_pair
 from pyro_hvae.programs import HVAE
 
-MEMORY = 256 * 2**20  # bytes that the particles of one chunk may take, roughly
+MEMORY = 256 * 2**20  # bytes that the particles of one chunk may take, roughly; less where memory is scarce
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,12 @@ class Moments:
         structure = Structure.of(vae.model, vae.guide, (probe,), {}, pair)
         self.forms = {site: structure.analytic_form(site, pair) for site in vae.sites}
         widest = sum(p.shape[0] for p in vae.parameters() if p.dim() == 2) + sum(vae.latents.values())
-        particles = max(MEMORY // (4 * widest), 1)
+        memory = chunk_bytes(MEMORY, device)
+        particles = max(memory // (4 * widest), 1)
         self.resampled = request.resample > 1
         self.groups = request.draws if self.resampled else max(request.draws, request.moment_draws)
         self.block = max(min(self.groups, particles // request.resample), 1)
-        matrices = MEMORY // (
+        matrices = memory // (
             32 * max(len(request.units), 1) ** 2
         )  # a correlation matrix, its sums and products in float64
         self.chunk = int(np.clip(min(particles // (self.block * request.resample), matrices), 1, 1000))

@@ -31,6 +31,19 @@ def test_counts_of_a_sweep_are_the_planted_ones(plant):
         active_by_size(results(plant, active_dimensions, [{}, {"seed": 1}]))
 
 
+def test_several_seeds_at_one_size_are_points_with_a_line_through_their_mean(plant):
+    truths = [{"z2_active": a, "z2_collapsed": c, "seed": a} for a, c in ((5, 7), (3, 2), (2, 10), (5, 15))]
+    found = active_by_size(results(plant, active_dimensions, truths))
+    figure = plot_active_by_size(found).figure
+    for axis, expected in zip(figure.axes, ([3, 3.5, 5], [70] * 3, [73, 73.5, 75]), strict=True):
+        points = next(line for line in axis.lines if line.get_marker() == "o")
+        assert points.get_linestyle() == "None" and len(points.get_xdata()) == 4 and not points.get_clip_on()
+        (mean,) = (line for line in axis.lines if line.get_linestyle() == "-")
+        np.testing.assert_array_equal(mean.get_xdata(), [5, 12, 20])
+        np.testing.assert_allclose(mean.get_ydata(), expected)
+        assert axis.get_ylim()[1] > 1.05 * max(points.get_ydata())
+
+
 def test_bounds_stand_at_their_number_of_particles(plant):
     each = results(
         plant, bound_terms, [{"particles": 10}, {"particles": 1, "seed": 3}, {"particles": 50, "families": ()}]
