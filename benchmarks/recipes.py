@@ -15,6 +15,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,6 +157,30 @@ def train(name: str, recipe: Recipe, data: PatchData, textures: str, out: Path, 
     return rows
 
 
+def table(results: dict[str, Any]) -> None:
+    """The recorded results in Markdown, as in docs/recipes.md."""
+    columns = {
+        "held-out ELBO": ("test_elbo", ".1f"),
+        "active z1": ("active_z1", ".0f"),
+        "active z2": ("active_z2", ".0f"),
+        "KL z2": ("test_kl_z2", ".1f"),
+        "z2 decodes": ("decode_z2_mean", ".2f"),
+        "z1": ("decode_z1_mean", ".2f"),
+        "norm": ("decode_norm", ".2f"),
+        "pixels": ("decode_pixels", ".2f"),
+    }
+    print("| recipe | steps | CPU min | " + " | ".join(columns) + " |\n|---" + "|--:" * (len(columns) + 2) + "|")
+    for name, result in results.items():
+        label, minutes = name, 0.0
+        for row in result.get("stages", []):
+            minutes += row["cpu_s"] / 60
+            cells = [format(row[key], spec) if key in row else "" for key, spec in columns.values()]
+            print("| " + " | ".join([label, f"{row['step']:,}", f"{minutes:.1f}", *cells]) + " |")
+            label = ""
+        if "failed" in result:
+            print(f"| {name} | failed: {result['failed']} |" + " |" * (len(columns) + 1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", default="embedded", help="photographs: embedded, or a folder")
@@ -164,7 +189,10 @@ def main() -> None:
     parser.add_argument("--train-patches", type=int, default=300_000)
     parser.add_argument("--stages", type=int, default=4, help="measurements along a run")
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
+    parser.add_argument("--table", action="store_true", help="print what was measured as a table, and measure nothing")
     arguments = parser.parse_args()
+    if arguments.table:
+        return table(json.loads(RESULTS.read_text()))
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in arguments.recipes:

@@ -64,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     _print_comparison(out)
     print(f"\nreport: {report}")
     print(
-        "next:   pyro-hvae train ChainVAE20 --steps 20000 --start linear_regime --learning-rate 5e-4 --clip 300 --out runs/chain"
+        "next:   pyro-hvae train ChainVAE20 --steps 20000 --start linear_regime --learning-rate 5e-4 --clip 300 "
+        "--out runs/chain"
     )
     return 0
 

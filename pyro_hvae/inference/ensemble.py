@@ -25,8 +25,9 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.inference.compiled import NotCompilable, compile_graph, first_line, lift_noise, trace
 from pyro_hvae.inference.config import Value, make_config, make_objective, published_training
 from pyro_hvae.inference.fit import prepare, torch_device
-from pyro_hvae.inference.loop import Loop, Run, Signals, alone
+from pyro_hvae.inference.loop import Loop, Run
 from pyro_hvae.inference.progress import Progress
+from pyro_hvae.inference.session import Signals, alone
 from pyro_hvae.inference.step import TrainingStep
 from pyro_hvae.programs import build
 from pyro_hvae.stimuli import PatchData

@@ -22,10 +22,11 @@ from pyro_hvae.inference.config import (
     objective_from,
 )
 from pyro_hvae.inference.distributed import Processes, processes
-from pyro_hvae.inference.loop import Loop, Run, alone
+from pyro_hvae.inference.loop import Loop, Run
 from pyro_hvae.inference.objectives import Bound
 from pyro_hvae.inference.pyro_objectives import check_objective
 from pyro_hvae.inference.runs import RECORDED, RunDirectory, differences, digest, fingerprint
+from pyro_hvae.inference.session import alone
 from pyro_hvae.programs import HVAE, from_config
 from pyro_hvae.stimuli import PatchData, natural_patches
 

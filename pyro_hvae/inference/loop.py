@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,14 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.inference import history
 from pyro_hvae.inference.compiled import CudaGraph, NotCompilable, compile_step
 from pyro_hvae.inference.config import FitConfig
 from pyro_hvae.inference.distributed import Processes, share_batch
 from pyro_hvae.inference.objectives import ELBO
 from pyro_hvae.inference.progress import Progress
 from pyro_hvae.inference.runs import Checkpoint, RunDirectory, fingerprint
+from pyro_hvae.inference.session import Signals, evaluating, frozen, matmul_precision
 from pyro_hvae.inference.step import TrainingStep
 from pyro_hvae.programs import HVAE
 from pyro_hvae.stimuli import PatchData
@@ -120,13 +120,15 @@ class Loop:
     @contextmanager
     def session(self) -> Iterator[None]:
         """Settings of PyTorch and Pyro that hold while training, the random state among them."""
-        frozen = [p for p in self.vae.parameters() if p.requires_grad and all(p is not q for q in self.named.values())]
+        untrained = [
+            p for p in self.vae.parameters() if p.requires_grad and all(p is not q for q in self.named.values())
+        ]
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []))
-            stack.enter_context(_frozen(frozen))
+            stack.enter_context(frozen(untrained))
             # Pyro's validation synchronises at every site; what is not finite is found by the step itself.
             stack.enter_context(pyro.validation_enabled(False))
-            stack.enter_context(_matmul_precision("high" if self.config.precision == "tf32" else "highest"))
+            stack.enter_context(matmul_precision("high" if self.config.precision == "tf32" else "highest"))
             yield
 
     def begin(self, resume: bool) -> None:
@@ -202,13 +204,13 @@ class Loop:
         """Un-annealed ELBO and its terms on held-out patches; leaves the random state of the training alone."""
         sums: dict[str, float] = {}
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), _evaluating(self.vae):
+        with torch.random.fork_rng(devices=devices), evaluating(self.vae):
             torch.manual_seed(self.config.seed)
             for x in self.test.split(500):
                 evaluation = ELBO().evaluate(self.vae.model, self.vae.guide, x)
                 for name, term in {"test_elbo": evaluation.elbo, **evaluation.terms}.items():
                     sums[name] = sums.get(name, 0.0) + float(term.double().sum())
-        return _nats({name: total / len(self.test) for name, total in sums.items()}, "test_")
+        return history.in_nats({name: total / len(self.test) for name, total in sums.items()}, "test_")
 
     # -- history and checkpoints
 
@@ -226,7 +228,7 @@ class Loop:
         step = self.done - 1
         self.rows.append({
             "step": self.done,
-            **_nats(metrics.means, ""),
+            **history.in_nats(metrics.means, ""),
             **{f"beta_{site}": schedule(step) for site, schedule in self.config.beta},
             "learning_rate": self.config.learning_rate(step),
             "clipped": metrics.clipped,
@@ -280,123 +282,10 @@ class Loop:
             )
         self.done = checkpoint.step
         self.step.start_at(self.done)
-        history = self.directory.history()
-        self.rows = [r for r in _records(history, "step") if r["step"] <= self.done]
-        self.evaluations = [r for r in _records(history, "evaluation") if r["evaluation"] <= self.done]
+        recorded = self.directory.history()
+        self.rows = [r for r in history.records(recorded, "step") if r["step"] <= self.done]
+        self.evaluations = [r for r in history.records(recorded, "evaluation") if r["evaluation"] <= self.done]
 
     def _history(self) -> xr.Dataset:
-        variables: dict[str, Any] = {}
-        for dim, records in (("step", self.rows), ("evaluation", self.evaluations)):
-            for name in records[0] if records else ():
-                kind = np.int64 if name in ("step", "evaluation", "clipped", "skipped") else np.float64
-                variables[name] = (dim, np.array([r[name] for r in records], kind), _attributes(name))
-        coordinates = {name: variables.pop(name) for name in ("step", "evaluation") if name in variables}
         compiled = {} if self.compile_seconds is None else {"compile_seconds": self.compile_seconds}
-        return xr.Dataset(variables, coordinates, compiled)
-
-
-def _nats(terms: Mapping[str, float], prefix: str) -> dict[str, float]:
-    """Terms under their names in the history: log p(x|z) is ``reconstruction``, log p - log q of a site minus its KL."""
-    named = {}
-    for name, value in terms.items():
-        if name == "x":
-            named[f"{prefix}reconstruction"] = value
-        elif name in ("bound", "elbo", "grad_norm", "test_elbo"):
-            named[name] = value
-        else:
-            named[f"{prefix}kl_{name}"] = -value
-    return named
-
-
-def _attributes(name: str) -> dict[str, str]:
-    if name == "seconds":
-        return {"units": "s"}
-    in_nats = name in ("bound", "elbo") or "kl_" in name or "reconstruction" in name or name == "test_elbo"
-    return {"units": "nats/image"} if in_nats else {}
-
-
-def _records(history: xr.Dataset, dim: str) -> list[dict[str, float]]:
-    if dim not in history.coords:
-        return []
-    names = [dim, *(str(n) for n in history.data_vars if history[n].dims == (dim,))]
-    columns = [history[n].values.tolist() for n in names]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-_training = threading.Lock()
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Refuse a second run in another thread: Pyro's handlers and PyTorch's random numbers are those of the whole process."""
-    if not _training.acquire(blocking=False):
-        raise HVAEError(
-            "another thread of this process is training, and Pyro's handlers and PyTorch's random numbers belong to all "
-            "threads; train in processes of their own (pyro-hvae sweep), or several at once with fit_ensemble"
-        )
-    try:
-        yield
-    finally:
-        _training.release()
-
-
-@contextmanager
-def _matmul_precision(name: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def _evaluating(vae: HVAE) -> Iterator[None]:
-    """No dropout meanwhile, and nothing learnt by BatchNorm layers."""
-    modes = {module: module.training for module in vae.modules()}
-    vae.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-class _frozen:
-    """Parameters that are not trained do not require gradients meanwhile."""
-
-    def __init__(self, parameters: list[torch.nn.Parameter]):
-        self.parameters = parameters
-
-    def __enter__(self) -> None:
-        for p in self.parameters:
-            p.requires_grad_(False)
-
-    def __exit__(self, *exception: object) -> None:
-        for p in self.parameters:
-            p.requires_grad_(True)
-
-
-class Signals:
-    """Ctrl-C and SIGTERM end the loops after the step under way; a second Ctrl-C ends them at once."""
-
-    def __init__(self, *loops: Loop):
-        self.loops = loops
-        self.previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, self._stop)
-
-    def _stop(self, number: int, frame: object) -> None:
-        for loop in self.loops:
-            loop.asked = signal.Signals(number).name
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def __exit__(self, *exception: object) -> None:
-        self._restore()
+        return history.to_dataset(self.rows, self.evaluations, compiled)
