@@ -225,12 +225,19 @@ class CudaGraph:
         self._graph.replay()
 
 
-def compare(function: StepFunction, eager: Differentiate, ours: Differentiate, x: Tensor) -> None:
+FOREIGN = (
+    "the programs depend on something beside their own parameters, the images and PyTorch's random numbers (PyroModules "
+    "take PyroParams from Pyro's global store; call pyro.settings.set(module_local_params=True) before they are made)"
+)
+
+
+def compare(function: StepFunction, eager: Differentiate, ours: Differentiate, x: Tensor, cause: str = FOREIGN) -> None:
     """Refuse what is not the eager step: at other images, parameters and betas than it was traced with.
 
     Both run on the pair's own parameters, moved for the time being: a program that takes its parameters from elsewhere
     (Pyro's global store) is traced with constants in their place, and would be found right if it were given others.
 
+    :param cause: why the two could differ, for the user.
     :raises NotCompilable: naming what differs.
     """
     other = x.roll(1, 0) * 0.9 + 0.01
@@ -255,20 +262,16 @@ def compare(function: StepFunction, eager: Differentiate, ours: Differentiate, x
     pairs += [
         (f"gradient of {name}", *both) for name, *both in zip(function.trained, gradients, our_gradients, strict=True)
     ]
-    cause = (
-        "the programs depend on something beside their own parameters, the images and PyTorch's random numbers (PyroModules "
-        "take PyroParams from Pyro's global store; call pyro.settings.set(module_local_params=True) before they are made)"
-    )
     for what, a, b in pairs:
         if (a is None) != (b is None):
-            raise NotCompilable(f"the {what} exists in one of the eager and the traced step only: {cause}")
+            raise NotCompilable(f"the {what} exists in one of the eager step and ours only: {cause}")
         if (
             a is not None
             and not (a - b).norm() <= TOLERANCE[function.precision] * (a.norm() + small)
             and bool(a.isfinite().all())
         ):
             raise NotCompilable(
-                f"the {what} differs between the eager and the traced step by {((a - b).norm() / a.norm()).item():.1e}: {cause}"
+                f"the {what} differs between the eager step and ours by {((a - b).norm() / a.norm()).item():.1e}: {cause}"
             )
 
 

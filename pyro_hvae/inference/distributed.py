@@ -21,6 +21,12 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.inference.compiled import Noise, NotCompilable, compare, compile_graph, first_line, lift_noise, trace
 from pyro_hvae.inference.step import StepResult, TrainingStep
 
+#: Why the mean over parts could differ from the step on the whole batch.
+APART = (
+    "the bound of an image depends on the other images of its batch (a BatchNorm layer?), on its place among them, or on "
+    "parameters outside the pair; train in one process, or make images independent"
+)
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -106,7 +112,7 @@ def share_batch(step: TrainingStep, x: Tensor, processes: Processes, compile: bo
             assert values is not None
             return means, values
 
-        compare(step.function, step.function.differentiate, differentiate, x)
+        compare(step.function, step.function.differentiate, differentiate, x, APART)
     except NotCompilable as reason:
         raise HVAEError(
             f"data-parallel training needs a pair whose parts of a batch can be traced: {reason}"
