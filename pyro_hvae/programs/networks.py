@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,8 +34,8 @@ class MLP(nn.Module):
 class JointMLP(nn.Module):
     """An :class:`MLP` over the concatenation of two inputs whose batch shapes broadcast against each other.
 
-    The first layer's product is taken input by input and added, so that an input shared by K particles is multiplied
-    once and not K times; the function and its parameters are those of the concatenation.
+    Where one of them is shared by K particles, the first layer's product is taken input by input and added, so that it is
+    multiplied once and not K times; the function and its parameters are those of the concatenation.
 
     :param in_features: sizes of the two inputs.
     :param hidden: units of each layer, at least one.
@@ -48,5 +49,7 @@ class JointMLP(nn.Module):
         self.out_features = self.rest.out_features
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        if left.shape[:-1] == right.shape[:-1]:  # nothing is shared: one product is cheaper, its gradient above all
+            return self.rest(F.softplus(self.first(torch.cat([left, right], -1))))
         w_left, w_right = self.first.weight.split(self.in_features, dim=-1)
         return self.rest(F.softplus(F.linear(left, w_left, self.first.bias) + F.linear(right, w_right)))
