@@ -37,8 +37,10 @@ def alone(build, seed, dim=3, particles=1, **options):
 def assert_same(member, run):
     np.testing.assert_allclose(member.run.history.bound, run.history.bound, rtol=1e-4)
     np.testing.assert_allclose(member.run.history.test_elbo, run.history.test_elbo, rtol=1e-3)
-    for (name, p), q in zip(run.vae.named_parameters(), member.run.vae.named_parameters(), strict=True):
-        torch.testing.assert_close(q[1], p, rtol=1e-2, atol=2e-3, msg=name)
+    # Adam moves an element whose gradient is nothing but rounding by the learning rate either way: parameters are compared as
+    # wholes: other batches and draws would make them differ by 7 to 110 per cent here.
+    for (name, p), (_, q) in zip(run.vae.named_parameters(), member.run.vae.named_parameters(), strict=True):
+        assert (q - p).norm() <= 0.01 * p.norm() + 1e-3, (name, float((q - p).norm() / p.norm()))
 
 
 @pytest.mark.parametrize("compile", [False, True])
