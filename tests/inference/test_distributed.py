@@ -161,7 +161,8 @@ def test_what_is_not_the_same_in_parts_is_refused_and_processes_begin_alike(tmp_
 def test_the_command_under_torchrun(tmp_path):
     """`torchrun -m pyro_hvae train …`: one run directory, written once, that load and --resume accept."""
     out = tmp_path / "run"
-    command = ["-m", "--", "pyro_hvae", "train", "TDVAE20", "--start", "linear_regime", "--steps", "4", "--batch", "8", "--train-patches", "400",
+    command = ["-m", "--", "pyro_hvae", "train", "TDVAE20", "--start", "linear_regime",
+               "--steps", "4", "--batch", "8", "--train-patches", "400",
                "--test-patches", "50", "--out", out]  # fmt: skip
     ended = launch(program=tuple(map(str, command)))
     assert ended.returncode == 0, ended.stderr[-2000:]
