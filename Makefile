@@ -50,7 +50,7 @@ test-arviz1: $(ARVIZ1)/.installed
 	  sys.exit("must not be importable here: " + ", ".join(found)) if found else None; \
 	  sys.exit("arviz >= 1 is needed, this is " + arviz.__version__) if int(arviz.__version__.split(".")[0]) < 1 else None; \
 	  print("Python", sys.version.split()[0], "arviz", arviz.__version__, "without torch and pyro")'
-	OMP_NUM_THREADS=1 $(ARVIZ1)/bin/python -m pytest tests/analysis tests/test_files.py tests/test_diagnostics.py -m "not slow and not gpu and not shared"
+	OMP_NUM_THREADS=1 $(ARVIZ1)/bin/python -m pytest tests/analysis tests/report tests/storage tests/sampling/test_diagnostics.py -m "not slow and not gpu and not shared"
 
 $(ARVIZ1)/.installed: requirements-analysis.txt constraints-arviz1.txt
 	@for python in $(PYTHONS_312); do \

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from pyro_hvae.analysis.audit_report import audit_report
-from pyro_hvae.analysis.report import file_labels
-from pyro_hvae.audit_file import open_audit
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.report.audit_report import audit_report
+from pyro_hvae.report.report import file_labels
+from pyro_hvae.storage.audit_file import open_audit
 
 
 def main() -> int:

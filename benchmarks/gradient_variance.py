@@ -22,8 +22,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_hvae.inference.objectives import ELBO, Bound, ImportanceWeightedELBO
-from pyro_hvae.programs import HVAE, MarkovModel, TopDownGuide, build, start_in_linear_regime
+from pyro_hvae.bounds.objectives import ELBO, Bound, ImportanceWeightedELBO
+from pyro_hvae.programs import HVAE, MarkovModel, TopDownGuide
+from pyro_hvae.published import build
+from pyro_hvae.starts import start_in_linear_regime
 
 
 def whitened(images: int, pixels: int, kept: int, seed: int) -> Tensor:

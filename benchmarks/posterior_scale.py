@@ -79,7 +79,7 @@ def report(work: Work, folder: Path) -> Path:
     """All analyses of a planted file with the noise correlations of 100 units, half of its images textures."""
     from report_scale import plant
 
-    from pyro_hvae.analysis import analyse
+    from pyro_hvae.report import analyse
 
     path = folder / f"planted-{work.images}.nc"
     if not path.exists():

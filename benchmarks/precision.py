@@ -15,8 +15,8 @@ import pyro
 import torch
 
 import pyro_hvae as hvae
-from pyro_hvae.inference.step import StepFunction
 from pyro_hvae.stimuli import natural_patches
+from pyro_hvae.training.training_step import StepFunction
 
 
 def bound(vae: hvae.HVAE, x: torch.Tensor, precision: str) -> torch.Tensor:

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from pyro_hvae.analysis import analyse
 from pyro_hvae.analysis.gabor import gabor
-from pyro_hvae.files import ROOT_ATTRIBUTES, PosteriorWriter
+from pyro_hvae.report import analyse
+from pyro_hvae.storage.posterior_file import ROOT_ATTRIBUTES, PosteriorWriter
 
 SIDE, Z1, Z2, UNITS, DRAWS, CHUNK = 20, 450, 20, 100, 64, 500
 ACTIVE = 314

@@ -30,9 +30,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import pyro_hvae as hvae
-from pyro_hvae.inference.compiled import CudaGraph, compile_step, trace
-from pyro_hvae.inference.ensemble import Stack
-from pyro_hvae.inference.step import TrainingStep
+from pyro_hvae.training.ensemble import Stack
+from pyro_hvae.training.tracing import CudaGraph, compile_step, trace
+from pyro_hvae.training.training_step import TrainingStep
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 RATE = 1e-4

@@ -23,6 +23,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
 import pyro_hvae as hvae
 from pyro_hvae.analysis import projective_fields, style
+from pyro_hvae.training.run_directory import RunDirectory
 
 HERE = Path(__file__).parent
 SIZE, DIM_Z1, DIM_Z2 = 12, 162, 10  # z1: 1.125 × pixels, as published
@@ -111,7 +112,7 @@ def posterior(run: Path) -> xr.DataTree:
 
 def held_out(run: Path, images: int) -> xr.Dataset:
     """The first held-out patches of a run."""
-    dataset = hvae.inference.runs.RunDirectory.open(run).held_out()
+    dataset = RunDirectory.open(run).held_out()
     step = dataset.sizes["image"] // images
     return dataset.isel(image=slice(0, images * step, step))
 

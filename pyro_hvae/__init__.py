@@ -7,7 +7,7 @@
     other = vae.with_guide("bottom_up")
     tree = hvae.export_posterior(vae, data, path="runs/first/posterior.nc")
 
-Names are loaded when first used, so that ``pyro_hvae.analysis`` and ``pyro_hvae.files`` need neither torch nor pyro.
+Names are loaded when first used, so that ``pyro_hvae.analysis`` and ``pyro_hvae.storage`` need neither torch nor pyro.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from typing import Any
 
 _HOMES = {
     "pyro_hvae.programs": (
-        "HVAE", "PRESETS", "BottomUpGuide", "GenerativeModel", "LinearModel", "MarkovModel", "MeanFieldGuide", "Program",
-        "SkipModel", "TopDownGuide", "build", "start_from_energies",
-        "start_in_linear_regime",
+        "HVAE", "BottomUpGuide", "GenerativeModel", "LinearModel", "MarkovModel", "MeanFieldGuide", "Program", "SkipModel",
+        "TopDownGuide",
     ),
-    "pyro_hvae.inference.objectives": ("ELBO", "ImportanceWeightedELBO", "RenyiELBO"),
-    "pyro_hvae.inference.schedules": ("Schedule",),
-    "pyro_hvae.inference.fit": ("fit",),
-    "pyro_hvae.inference.ensemble": ("fit_ensemble",),
-    "pyro_hvae.inference.loop": ("Run",),
+    "pyro_hvae.published": ("PRESETS", "build"),
+    "pyro_hvae.starts": ("start_from_energies", "start_in_linear_regime"),
+    "pyro_hvae.bounds.objectives": ("ELBO", "ImportanceWeightedELBO", "RenyiELBO"),
+    "pyro_hvae.training.schedules": ("Schedule",),
+    "pyro_hvae.training.fit": ("fit",),
+    "pyro_hvae.training.ensemble": ("fit_ensemble",),
+    "pyro_hvae.training.training_loop": ("Run",),
+    "pyro_hvae.training.run_directory": ("load",),
     "pyro_hvae.sweeps.run": ("sweep",),
-    "pyro_hvae.inference.runs": ("load",),
-    "pyro_hvae.inference.evidence": ("bdmc", "evidence_ais", "evidence_importance_sampling"),
-    "pyro_hvae.inference.reference": ("nuts", "reference_posterior"),
-    "pyro_hvae.inference.gibbs": ("gibbs",),
-    "pyro_hvae.inference.audit": ("audit",),
-    "pyro_hvae.inference.posterior": ("export_posterior",),
-    "pyro_hvae.files": ("open_posterior",),
+    "pyro_hvae.sampling.evidence": ("bdmc", "evidence_ais", "evidence_importance_sampling"),
+    "pyro_hvae.sampling.reference": ("nuts", "reference_posterior"),
+    "pyro_hvae.sampling.gibbs": ("gibbs",),
+    "pyro_hvae.export.audit": ("audit",),
+    "pyro_hvae.export.posterior": ("export_posterior",),
+    "pyro_hvae.storage.posterior_file": ("open_posterior",),
     "pyro_hvae.errors": ("HVAEError",),
 }  # fmt: skip
-_SUBPACKAGES = ("analysis", "files", "inference", "programs", "stimuli")
+_SUBPACKAGES = ("analysis", "programs", "report", "stimuli", "storage")
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, *_SUBPACKAGES])

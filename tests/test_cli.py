@@ -14,8 +14,8 @@ import xarray as xr
 from small import small_data
 
 from pyro_hvae.cli import main
-from pyro_hvae.files import open_posterior
-from pyro_hvae.inference.runs import RunDirectory
+from pyro_hvae.storage.posterior_file import open_posterior
+from pyro_hvae.training.run_directory import RunDirectory
 
 TINY = ["--train-patches", "400", "--test-patches", "60", "--batch", "50", "--log-every", "5", "--device", "cpu"]
 
@@ -126,7 +126,7 @@ def test_errors_say_what_to_do_and_lose_nothing(trained, tmp_path, capsys, argum
 
 
 def test_presets_prints_every_published_system(capsys):
-    from pyro_hvae.programs import PRESETS
+    from pyro_hvae.published import PRESETS
 
     assert main(["presets"]) == 0
     printed = capsys.readouterr().out

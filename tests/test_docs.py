@@ -141,8 +141,9 @@ def test_bottom_up_guide_has_the_moments_that_its_page_says():
 
 def test_parameter_counts_of_the_model_pages():
     """Last column of the layer tables against the modules, built without storage."""
-    from pyro_hvae.programs import GUIDES, MODELS, PRESETS
-    from pyro_hvae.programs.hvae import published_hidden
+    from pyro_hvae.programs import GUIDES, MODELS
+    from pyro_hvae.programs.widths import published_hidden
+    from pyro_hvae.published import PRESETS
 
     counted = {}
     with torch.device("meta"):

@@ -46,7 +46,7 @@ def test_the_guide_is_swapped(block, tmp_path, monkeypatch, capsys):
 
 def test_its_table_is_of_the_presets():
     """Every published system has its row, with the sizes it is built with."""
-    from pyro_hvae.programs import PRESETS
+    from pyro_hvae.published import PRESETS
 
     rows = re.findall(
         r"^\| (\S*(?:VAE|IWAE)\S*.*?) \| \[.*?\]\(.*?\) \| (\S+) \| (.*?) \| (.*?) \| (.*?) \|", README, re.MULTILINE

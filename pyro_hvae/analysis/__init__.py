@@ -1,25 +1,30 @@
 """What is read off posterior files: xarray in, xarray out. Imports neither torch nor pyro."""
 
-from pyro_hvae.analysis.across import active_by_size, bound_by_particles
-from pyro_hvae.analysis.activity import active_dimensions
-from pyro_hvae.analysis.aggregate import aggregate_posterior
-from pyro_hvae.analysis.bound import bound_terms
-from pyro_hvae.analysis.common import collect
-from pyro_hvae.analysis.conditional import contextual_prior
-from pyro_hvae.analysis.correlations import noise_correlations
-from pyro_hvae.analysis.decoding import decode_family
-from pyro_hvae.analysis.fields import projective_fields
-from pyro_hvae.analysis.inpaint import inpainting
-from pyro_hvae.analysis.receptive import receptive_fields
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from pyro_hvae.analysis.active_dimensions import active_dimensions
+from pyro_hvae.analysis.aggregate_posterior import aggregate_posterior
+from pyro_hvae.analysis.ancestral_samples import ancestral_samples
+from pyro_hvae.analysis.bound_terms import bound_terms
+from pyro_hvae.analysis.contextual_prior import contextual_prior
+from pyro_hvae.analysis.gabor_fits import gabor_fits
+from pyro_hvae.analysis.inpainting import inpainting
+from pyro_hvae.analysis.noise_correlations import noise_correlations
+from pyro_hvae.analysis.projective_fields import projective_fields
+from pyro_hvae.analysis.receptive_fields import receptive_fields
 from pyro_hvae.analysis.reconstruction import reconstructions
-from pyro_hvae.analysis.registry import ANALYSES, Analysis
-from pyro_hvae.analysis.report import analyse
-from pyro_hvae.analysis.samples import ancestral_samples
-from pyro_hvae.analysis.selectivity import texture_selectivity
-from pyro_hvae.analysis.sparse import sparseness
-from pyro_hvae.analysis.tuning import gabor_fits
-from pyro_hvae.analysis.verdict import trust
-from pyro_hvae.files import open_posterior
+from pyro_hvae.analysis.results import collect
+from pyro_hvae.analysis.sparseness import sparseness
+from pyro_hvae.analysis.texture_decoding import decode_family
+from pyro_hvae.analysis.texture_selectivity import texture_selectivity
+from pyro_hvae.analysis.trust import trust
+from pyro_hvae.storage.posterior_file import open_posterior
+
+#: Of whole reports; their home stands above this package, which must not import it.
+_REPORT = ("ANALYSES", "Analysis", "active_by_size", "analyse", "bound_by_particles")
 
 __all__ = [
     "ANALYSES",
@@ -45,3 +50,9 @@ __all__ = [
     "texture_selectivity",
     "trust",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _REPORT:
+        return getattr(importlib.import_module("pyro_hvae.report"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

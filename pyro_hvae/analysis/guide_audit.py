@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.analysis import style
-from pyro_hvae.analysis.common import jackknife, mean_and_se, quantity, result
-from pyro_hvae.audit_file import audit_sites, validate_audit
+from pyro_hvae.analysis.results import jackknife, mean_and_se, quantity, result
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.storage.audit_file import audit_sites, validate_audit
 
 APPROXIMATIONS = ("guide", "resampled")
 TRUSTED_K = 0.7  # Vehtari, Simpson, Gelman, Yao & Gabry 2024

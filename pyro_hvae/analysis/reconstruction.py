@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.analysis import style
-from pyro_hvae.analysis.common import (
+from pyro_hvae.analysis.results import (
     blocks,
     complete_images,
     image_sets,

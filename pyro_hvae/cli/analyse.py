@@ -16,7 +16,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report and print its path."""
-    from pyro_hvae.analysis import analyse
+    from pyro_hvae.report import analyse
 
     print(analyse(arguments.files, arguments.out, overwrite=arguments.overwrite))
     return 0

@@ -30,11 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the audit and its figure; print the numbers."""
     from pathlib import Path
 
-    from pyro_hvae.analysis.audit_report import audit_report
     from pyro_hvae.errors import HVAEError
-    from pyro_hvae.inference.audit import audit
-    from pyro_hvae.inference.fit import torch_device
-    from pyro_hvae.inference.runs import RunDirectory, load
+    from pyro_hvae.export.audit import audit
+    from pyro_hvae.report.audit_report import audit_report
+    from pyro_hvae.training.fit import torch_device
+    from pyro_hvae.training.run_directory import RunDirectory, load
 
     out = Path(arguments.out)
     if out.exists() and not arguments.overwrite:

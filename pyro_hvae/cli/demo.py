@@ -25,11 +25,13 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Everything a first look needs, from photographs to the report."""
-    from pyro_hvae.analysis import analyse
-    from pyro_hvae.inference.fit import fit
-    from pyro_hvae.inference.posterior import export_posterior
-    from pyro_hvae.programs import GenerativeModel, build, start_in_linear_regime
+    from pyro_hvae.export.posterior import export_posterior
+    from pyro_hvae.programs import GenerativeModel
+    from pyro_hvae.published import build
+    from pyro_hvae.report import analyse
+    from pyro_hvae.starts import start_in_linear_regime
     from pyro_hvae.stimuli import concatenate, natural_patches, texture_patches
+    from pyro_hvae.training.fit import fit
 
     out = _directory(Path(arguments.out), arguments.overwrite)
     steps = arguments.steps
@@ -92,7 +94,7 @@ def _print_comparison(report: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pyro_hvae.analysis.page import comparison
+    from pyro_hvae.report.page import comparison
 
     results = json.loads((report / "results.json").read_text())
     files = list(dict.fromkeys(Path(entry["file"]).stem for entry in results))

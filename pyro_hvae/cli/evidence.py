@@ -35,12 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from pyro_hvae.bounds.objectives import ELBO
     from pyro_hvae.errors import HVAEError
-    from pyro_hvae.inference.diagnostics import share_trusted
-    from pyro_hvae.inference.evidence import bdmc, evidence_ais, evidence_importance_sampling
-    from pyro_hvae.inference.fit import torch_device
-    from pyro_hvae.inference.objectives import ELBO
-    from pyro_hvae.inference.runs import RunDirectory, load, write_netcdf
+    from pyro_hvae.sampling.diagnostics import share_trusted
+    from pyro_hvae.sampling.evidence import bdmc, evidence_ais, evidence_importance_sampling
+    from pyro_hvae.training.fit import torch_device
+    from pyro_hvae.training.run_directory import RunDirectory, load, write_netcdf
 
     if arguments.out and Path(arguments.out).exists() and not arguments.overwrite:
         raise HVAEError(f"{arguments.out} exists; choose another --out, or --overwrite")

@@ -58,10 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the file and print what to do with it."""
     from pathlib import Path
 
-    from pyro_hvae.inference.fit import torch_device
-    from pyro_hvae.inference.posterior import export_posterior
-    from pyro_hvae.inference.runs import RunDirectory, load
+    from pyro_hvae.export.posterior import export_posterior
     from pyro_hvae.stimuli import PatchData, concatenate, texture_patches
+    from pyro_hvae.training.fit import torch_device
+    from pyro_hvae.training.run_directory import RunDirectory, load
 
     source = Path(arguments.source)
     run_directory = RunDirectory.open(source.parent.parent if source.is_file() else source)

@@ -16,7 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from pyro_hvae.programs.presets import table
+    from pyro_hvae.published.presets import table
 
     rows = table()
     columns = [name for name in rows[0] if name != "note"]

@@ -110,10 +110,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _begin(arguments: argparse.Namespace) -> Any:
-    from pyro_hvae.inference.config import default_objective, make_objective
-    from pyro_hvae.inference.fit import fit
-    from pyro_hvae.inference.runs import load
-    from pyro_hvae.programs import HVAE, build, preset, start_in_linear_regime
+    from pyro_hvae.programs import HVAE
+    from pyro_hvae.published import build, preset
+    from pyro_hvae.starts import start_in_linear_regime
+    from pyro_hvae.training.config import default_objective, make_objective
+    from pyro_hvae.training.fit import fit
+    from pyro_hvae.training.run_directory import load
 
     seed = 0 if arguments.seed is None else arguments.seed
     published = preset(arguments.preset)
@@ -180,8 +182,8 @@ def _restarted(arguments: argparse.Namespace, built: HVAE, data: PatchData, seed
     """The pair of --from with its z2 restarted."""
     import torch
 
-    from pyro_hvae.inference.runs import load
-    from pyro_hvae.programs import start_from_energies
+    from pyro_hvae.starts import start_from_energies
+    from pyro_hvae.training.run_directory import load
 
     if arguments.source is None:
         raise HVAEError("--start energies restarts z2 of a trained pair: name its run with --from RUN")
@@ -223,6 +225,6 @@ def _data(arguments: argparse.Namespace, size: int, seed: int) -> PatchData:
 
 
 def _resume(arguments: argparse.Namespace) -> Any:
-    from pyro_hvae.inference.fit import resume
+    from pyro_hvae.training.fit import resume
 
     return resume(arguments.out, steps=arguments.steps, device=arguments.device, compile=_COMPILE[arguments.compile])

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pyro_hvae._stores import NetCDFStore
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.whitening import Whitening
+from pyro_hvae.storage.stores import NetCDFStore
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.patches", "1"
 _LABELS: dict[str, Any] = {"source": "", "family": "", "split": "", "row": -1, "column": -1}

@@ -15,17 +15,19 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+from pyro_hvae.bounds.gradients import GRADIENTS
+from pyro_hvae.bounds.objectives import Bound
 from pyro_hvae.errors import HVAEError, unknown
-from pyro_hvae.inference.config import OBJECTIVES, PRECISIONS, make_objective
-from pyro_hvae.inference.gradients import GRADIENTS
-from pyro_hvae.inference.objectives import Bound
-from pyro_hvae.inference.runs import differences, digest, git_revision, versions, write_atomically
-from pyro_hvae.inference.schedules import Schedule
-from pyro_hvae.programs import HVAE, build, preset
-from pyro_hvae.programs.hvae import GUIDES
-from pyro_hvae.programs.presets import STARTS
+from pyro_hvae.programs import HVAE
+from pyro_hvae.programs.pair import GUIDES
+from pyro_hvae.published import build, preset
+from pyro_hvae.published.presets import STARTS
 from pyro_hvae.stimuli import PatchData, natural_patches
 from pyro_hvae.stimuli.patches import side_of
+from pyro_hvae.storage.provenance import git_revision, versions
+from pyro_hvae.training.config import OBJECTIVES, PRECISIONS, make_objective
+from pyro_hvae.training.run_directory import differences, digest, write_atomically
+from pyro_hvae.training.schedules import Schedule
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.sweep", 1
 
@@ -39,7 +41,7 @@ class Settings:
     """Everything that decides one run of a sweep beside the data, as JSON values; each can be an axis.
 
     None stands for what the preset publishes, as in :func:`~pyro_hvae.programs.build` and
-    :func:`~pyro_hvae.inference.fit.fit`.
+    :func:`~pyro_hvae.training.fit.fit`.
 
     :raises HVAEError: for a value of another type, and for names that do not exist.
     """
@@ -121,7 +123,7 @@ class Settings:
         )
 
     def fit_options(self) -> dict[str, Any]:
-        """Arguments of :func:`~pyro_hvae.inference.fit.fit` beside the pair, the data and the directory."""
+        """Arguments of :func:`~pyro_hvae.training.fit.fit` beside the pair, the data and the directory."""
         betas = {site: beta for site, beta in (("z1", self.beta_z1), ("z2", self.beta_z2)) if beta is not None}
         return dict(
             steps=self.steps, objective=self.make_objective(), batch=self.batch, learning_rate=self.learning_rate,

@@ -16,12 +16,12 @@ import dask
 import torch
 
 from pyro_hvae.analysis import active_dimensions
-from pyro_hvae.inference.fit import fit, torch_device
-from pyro_hvae.inference.loop import Run
-from pyro_hvae.inference.posterior import export_posterior
-from pyro_hvae.inference.runs import load, write_atomically
+from pyro_hvae.export.posterior import export_posterior
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.sweeps.design import Settings
+from pyro_hvae.training.fit import fit, torch_device
+from pyro_hvae.training.run_directory import load, write_atomically
+from pyro_hvae.training.training_loop import Run
 
 FINISHED, FAILED, UNFINISHED, WAITING = "finished", "failed", "unfinished", "waiting"
 MEASURED = 1000

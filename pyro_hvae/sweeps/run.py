@@ -19,11 +19,12 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, as_completed
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.inference.fit import torch_device
-from pyro_hvae.inference.runs import git_revision, versions, write_netcdf
 from pyro_hvae.stimuli import PatchData
+from pyro_hvae.storage.provenance import git_revision, versions
 from pyro_hvae.sweeps import member
 from pyro_hvae.sweeps.design import SCHEMA, SCHEMA_VERSION, Design, SweepDirectory, directory_name
+from pyro_hvae.training.fit import torch_device
+from pyro_hvae.training.run_directory import write_netcdf
 
 CONNECT = "20s"
 """How long a scheduler may take to answer."""
@@ -67,7 +68,7 @@ def sweep(
     :param workers: processes on this machine; by default one a core (one alone with a GPU), at most one a run.
     :param threads: of torch, a worker.
     :param scheduler: address of a dask scheduler, or a ``distributed.Client``, instead of processes on this machine.
-    :param device: as for :func:`~pyro_hvae.inference.fit.fit`.
+    :param device: as for :func:`~pyro_hvae.training.fit.fit`.
     :param progress: print a line a run.
     :returns: dims: the axes. ``status``, ``error``, ``run`` (directory, relative to ``out``), ``step``, ``seconds`` (training),
         ``test_elbo``, ``test_reconstruction``, ``test_kl_*`` (nats an image, held out, un-annealed, after the last step),

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_hvae.analysis.common import collect
 from pyro_hvae.analysis.guide_audit import guide_audit, plot_guide_audit
-from pyro_hvae.audit_file import SCHEMA, SCHEMA_VERSION, open_audit, write_audit
+from pyro_hvae.analysis.results import collect
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.storage.audit_file import SCHEMA, SCHEMA_VERSION, open_audit, write_audit
 
 UNITS = 12
 PAIRS = UNITS * (UNITS - 1) // 2

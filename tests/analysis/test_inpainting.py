@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from pyro_hvae.analysis import inpainting
-from pyro_hvae.analysis.inpaint import plot_inpainting
+from pyro_hvae.analysis.inpainting import plot_inpainting
 from pyro_hvae.errors import HVAEError
 
 SIDE = 10

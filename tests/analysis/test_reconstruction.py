@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_hvae.analysis import open_posterior, reconstructions
+from pyro_hvae.analysis import reconstructions
 from pyro_hvae.analysis.reconstruction import plot_reconstruction
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.storage.posterior_file import open_posterior
 
 
 def test_residual_is_the_planted_noise(planted):

@@ -5,12 +5,12 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from planted import gabors
 
-from pyro_hvae.analysis import open_posterior, sparseness
-from pyro_hvae.analysis.sparse import REFERENCES, _indices, _powers, plot_sparseness
+from pyro_hvae.analysis import sparseness
+from pyro_hvae.analysis.sparseness import REFERENCES, _indices, _powers, plot_sparseness
 from pyro_hvae.errors import HVAEError
-
-from .conftest import gabors
+from pyro_hvae.storage.posterior_file import open_posterior
 
 
 def file(z1: np.ndarray, families: list[str]) -> xr.DataTree:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pyro.nn import PyroModule
 from torch import nn
 
+from pyro_hvae.bounds.objectives import ELBO
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.inference.objectives import ELBO
 from pyro_hvae.programs import (
     GUIDES,
     HVAE,
@@ -26,10 +26,10 @@ from pyro_hvae.programs import (
     MeanFieldGuide,
     SkipModel,
     TopDownGuide,
-    build,
     from_config,
     make_guide,
 )
+from pyro_hvae.published import build
 
 
 def small_model(name: str, dims=(3, 2), pixels=4, families=None, **options) -> nn.Module:

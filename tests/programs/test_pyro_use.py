@@ -10,7 +10,7 @@ from programs.test_pairs import small_model, small_pair
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 
-from pyro_hvae.inference.objectives import ELBO, ImportanceWeightedELBO
+from pyro_hvae.bounds.objectives import ELBO, ImportanceWeightedELBO
 from pyro_hvae.programs import GUIDES, HVAE, LinearModel, MarkovModel, MeanFieldGuide, Program
 
 

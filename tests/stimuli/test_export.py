@@ -3,9 +3,9 @@
 import pytest
 
 from pyro_hvae import export_posterior
-from pyro_hvae.inference.fit import fit
 from pyro_hvae.programs import HVAE, LinearModel, MeanFieldGuide
 from pyro_hvae.stimuli import PatchData, as_patch_data, dead_leaves, digits, gratings, masked, optic_flow
+from pyro_hvae.training.fit import fit
 from tests.small import SIZE, small_linear
 
 

@@ -17,9 +17,9 @@ from small import small_data
 import pyro_hvae as hvae
 from pyro_hvae.cli import main
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.inference.runs import RunDirectory
 from pyro_hvae.sweeps import member
 from pyro_hvae.sweeps.design import Design, Settings, directory_name
+from pyro_hvae.training.run_directory import RunDirectory
 
 TINY = {"preset": "TDVAE20", "pixels": 16, "dim_z1": 6, "steps": 6, "batch": 50, "learning_rate": 1e-3, "beta_z2": "0:0.1,4:1",
         "log_every": 2, "evaluate_every": 3, "checkpoint_every": 2}  # fmt: skip
@@ -87,7 +87,7 @@ def test_active_dimensions_are_those_of_the_analysis_of_the_exported_files(swept
         at = results.where(results["run"] == file.parent.name, drop=True)
         for site in ("z1", "z2"):
             assert float(at[f"active_{site}"].values.item()) == float(counts.sel(site=site))
-    from pyro_hvae.analysis.across import active_by_size
+    from pyro_hvae.report.comparisons import active_by_size
 
     trees = [hvae.open_posterior(file) for file in files]
     assert active_by_size([hvae.analysis.active_dimensions(tree) for tree in trees])["size"].values.tolist() == [

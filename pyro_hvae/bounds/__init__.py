@@ -1,0 +1,1 @@
+"""Bounds on log p(x), their gradient estimators, and what has to hold of a pair for them."""

@@ -1,0 +1,223 @@
+"""Gradient estimators: how the values at which a bound is evaluated hang on the guide's parameters.
+
+Each draws a :class:`~pyro_hvae.bounds.traces.PairTrace` that an objective reduces to a bound in the same way; they differ in
+what the bound's gradient then is.
+
+``standard``
+    Reparametrised values; the gradient of the bound as written.
+``stl``
+    Sticking the landing (Roeder, Wu, Duvenaud 2017): the guide's parameters are stopped in log q, whose score has
+    expectation zero. Unbiased for averages over particles (the ELBO), not inside an importance-weighted bound.
+``dreg``
+    Doubly reparametrised (Tucker, Lawson, Gu, Maddison 2019), for any Rényi order alpha and any beta per site: see
+    :func:`path_scale`. It is ``stl`` at alpha = 1.
+``rao_blackwell``
+    z1, to which the image is linear-Gaussian, is not sampled: see :func:`expected_log_likelihood`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from pyro_hvae.bounds.structure import Structure
+from pyro_hvae.bounds.traces import PairTrace, log_prob, replay_model, sample_sites, trace_pair, vectorise
+from pyro_hvae.errors import HVAEError
+
+GRADIENTS = ("standard", "stl", "dreg", "rao_blackwell")
+LINEAR_SITE = "z1"
+
+
+def _is_latent(msg: Mapping[str, Any]) -> bool:
+    return msg["type"] == "sample" and not msg["is_observed"] and not site_is_subsample(msg)
+
+
+# -- stl and dreg ----------------------------------------------------------------------------------------------------
+
+
+class _Cut(Messenger):
+    """Record each site's value, connected to the parameters through this site alone; hand it on detached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise: dict[str, Tensor] = {}
+        self.values: dict[str, Tensor] = {}
+        self.subsamples: dict[str, Tensor] = {}
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if site_is_subsample(msg):
+            self.subsamples[msg["name"]] = msg["value"]
+        if _is_latent(msg):
+            value = msg["value"]
+            loc, scale = location_scale(msg["name"], msg["fn"])
+            self.values[msg["name"]] = value
+            self.noise[msg["name"]] = ((value - loc) / scale).detach()
+            msg["value"] = value.detach()
+
+
+class _Rejoin(Messenger):
+    """Give each site of the stopped guide its value, connected to the values above it and to the live parameters.
+
+    The connection to the values above runs through the stopped networks, the one to the parameters through the value
+    that :class:`_Cut` recorded: two separate paths, so that a hook on the latter scales what reaches the parameters
+    without touching what flows up to the other sites.
+    """
+
+    def __init__(self, cut: _Cut):
+        super().__init__()
+        self.cut = cut
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if _is_latent(msg):
+            loc, scale = location_scale(msg["name"], msg["fn"])
+            upward = loc + scale * self.cut.noise[msg["name"]]
+            live = self.cut.values[msg["name"]]
+            msg["value"], msg["done"] = live + (upward - upward.detach()), True
+        elif msg["name"] in self.cut.subsamples:
+            msg["value"], msg["done"] = self.cut.subsamples[msg["name"]], True
+
+
+def location_scale(name: str, fn: Any) -> tuple[Tensor, Tensor]:
+    """Location and scale of a site's distribution; refuses what is not a location-scale family."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    if not (fn.has_rsample and hasattr(fn, "loc") and hasattr(fn, "scale")):
+        raise HVAEError(
+            f"site {name} is a {type(fn).__name__}; the stl and dreg gradients need a location-scale family (Laplace, "
+            "Normal, …). Use gradient='standard'"
+        )
+    return fn.loc, fn.scale
+
+
+def stopped(guide: Callable) -> Callable:
+    """The guide with its parameters detached: values still carry gradients through it, parameters do not.
+
+    Stopping locations and scales instead would also cut the path by which a value above moves the distribution below,
+    and bias the gradient of every hierarchical guide.
+    """
+    if not isinstance(guide, nn.Module):
+        raise HVAEError("the stl and dreg gradients stop the guide's parameters and need a guide that is an nn.Module, got "
+                        f"{guide!r}; wrap it, or use gradient='standard'")  # fmt: skip
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        parameters = {name: p.detach() for name, p in guide.named_parameters()}
+        return torch.func.functional_call(guide, parameters, args, kwargs)
+
+    return poutine.block(run, hide_types=["param"])
+
+
+def check_stopped(guide: Callable, args: tuple, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a guide whose parameters cannot be stopped from outside."""
+    with torch.enable_grad():
+        trace = poutine.trace(stopped(guide)).get_trace(*args, **kwargs)
+        for name, node in sample_sites(trace, observed=False).items():
+            if any(part.requires_grad for part in location_scale(name, node["fn"])):
+                raise HVAEError(
+                    f"site {name} still depends on parameters of {type(guide).__name__} that are not its module parameters "
+                    "(pyro.param, or a PyroModule in the global store?), so they cannot be stopped; make them nn.Parameter, "
+                    "set pyro.settings.set(module_local_params=True), or use gradient='standard'"
+                )
+
+
+def path_pair(
+    model: Callable, guide: Callable, args: tuple, kwargs: Mapping[str, Any], num_particles: int
+) -> tuple[PairTrace, dict[str, Tensor]]:
+    """A pair whose log q has stopped parameters.
+
+    :returns: the pair, and each site's value as it hangs on the guide's parameters (for :func:`path_scale`).
+    """
+    cut = _Cut()
+    with cut:
+        vectorise(guide, num_particles)(*args, **kwargs)
+    with poutine.trace() as recorded, _Rejoin(cut):
+        vectorise(stopped(guide), num_particles)(*args, **kwargs)
+    return replay_model(model, recorded.trace, args, kwargs, num_particles), cut.values
+
+
+def path_scale(weights: Tensor, beta: Tensor, alpha: float) -> Tensor:
+    """Factor c by which the path gradient of each particle must be multiplied at a site before it enters the parameters.
+
+    With log w = log p(x|z) + Σ_l β_l (log p_l - log q_l) and normalised weights ŵ of w^(1-α), the score term of site l is
+    -β_l Σ_i ŵ_i ∂ log q_l; exchanging it for a path derivative (∂ŵ_i / ∂ log w_i = (1-α) ŵ_i (1-ŵ_i)) leaves
+
+        Σ_i ŵ_i c_i · d log w_i / d z_l · ∂ z_l,    c_i = 1 - β_l (1-α) (1-ŵ_i),
+
+    which is ŵ_i² for the importance-weighted bound with β = 1 (Tucker et al. 2019, eq. 8).
+    """
+    return 1 - beta * (1 - alpha) * (1 - weights)
+
+
+# -- rao_blackwell ---------------------------------------------------------------------------------------------------
+
+
+class _AtMean(Messenger):
+    """Put the mean where the linear site would be sampled."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] == LINEAR_SITE and _is_latent(msg) and not msg["done"]:  # the model's is done: replayed
+            msg["value"], msg["done"] = msg["fn"].mean, True
+
+
+def mean_pair(
+    model: Callable, guide: Callable, args: tuple, kwargs: Mapping[str, Any], num_particles: int
+) -> PairTrace:
+    """A pair in which z1 stands at its posterior mean given the sampled layers above."""
+    with _AtMean():
+        return trace_pair(model, guide, args, kwargs, num_particles)
+
+
+def expected_log_likelihood(pair: PairTrace, image: Mapping[str, Any], A: Tensor) -> Tensor:
+    """E over z1 of log Normal(x; A z1 + …, sigma) given the layers above, ``(..., image)``.
+
+    = log Normal(x; A E[z1] + …, sigma) - ½ Σ_pj A_pj² Var[z1_j] / sigma_p²; the variance of Laplace(b) is 2 b².
+
+    :param pair: of :func:`mean_pair`: z1 stands at its mean.
+    :param image: the observed site.
+    :param A: ``(pixel, z1_dim)``.
+    """
+    variance = pair.guide.nodes[LINEAR_SITE]["fn"].variance
+    spread = 0.5 * ((variance @ A.square().T) / image["fn"].base_dist.scale.square()).sum(-1)
+    return log_prob(image) - scale_and_mask(spread, mask=image["mask"])
+
+
+@torch.no_grad()
+def check_linear(
+    model: Any,
+    pair: PairTrace,
+    args: tuple,
+    kwargs: Mapping[str, Any],
+    structure: Structure,
+) -> None:
+    """Refuse a pair in which z1 cannot be integrated out given the rest; says why."""
+    why = "gradient='rao_blackwell' integrates z1 out given the other layers, "
+    if LINEAR_SITE not in pair.latents or not isinstance(getattr(model, "A", None), Tensor):
+        raise HVAEError(why + "and needs a latent site z1 and an attribute A (pixel, z1_dim) of the model")
+    if below := ", ".join(sorted(structure.inferred_from[LINEAR_SITE])):
+        raise HVAEError(why + f"but the guide infers {below} from z1 (bottom-up); use another gradient or guide")
+    children = {name for name, above in structure.parents.items() if LINEAR_SITE in above}
+    (observed, node), *others = pair.observed.items()
+    if others or children != {observed}:
+        raise HVAEError(why + f"but in the model {sorted(children)} depend on z1, where only the image should")
+    if not isinstance(getattr(node["fn"], "base_dist", None), torch.distributions.Normal):
+        raise HVAEError(why + f"but {observed} is {type(node['fn']).__name__}, where a Normal image is needed")
+    trace = pair.guide.copy()
+    shift = torch.ones_like(trace.nodes[LINEAR_SITE]["value"]).cumsum(-1).sin()
+    trace.nodes[LINEAR_SITE] = trace.nodes[LINEAR_SITE] | {"value": trace.nodes[LINEAR_SITE]["value"] + shift}
+    moved = replay_model(model, trace, args, kwargs, pair.num_particles).observed[observed]["fn"].base_dist
+    expected = shift @ model.A.T
+    change = moved.loc - node["fn"].base_dist.loc
+    if not torch.allclose(change, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())) or not torch.equal(
+        moved.scale, node["fn"].base_dist.scale
+    ):
+        raise HVAEError(
+            why + f"but the mean of {observed} is not A z1 + (what does not depend on z1), at constant noise"
+        )
+    if structure.analytic_form(LINEAR_SITE, pair) != "kl":
+        raise HVAEError(why + "but there is no analytic KL between its two families")

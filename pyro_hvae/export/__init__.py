@@ -1,0 +1,1 @@
+"""What is asked of a trained pair: draws, moments, audits, written to files."""

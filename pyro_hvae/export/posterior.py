@@ -1,0 +1,213 @@
+"""Posteriors of many images as labelled arrays: moments always, draws when asked for, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+import xarray as xr
+from torch import Tensor
+
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.export.guide_gradient import guide_gradient
+from pyro_hvae.export.model_fields import constants
+from pyro_hvae.export.moments import Moments, Request
+from pyro_hvae.programs import HVAE, GenerativeModel
+from pyro_hvae.sampling.evidence import evidence_importance_sampling
+from pyro_hvae.stimuli import PatchData, Whitening
+from pyro_hvae.storage import posterior_file
+from pyro_hvae.storage.provenance import git_revision, versions
+
+
+def export_posterior(
+    vae: HVAE,
+    images: xr.Dataset | PatchData | np.ndarray | Tensor,
+    *,
+    draws: int = 0,
+    resample: int | None = None,
+    moment_draws: int = 64,
+    units: Sequence[int] = (),
+    prior_samples: int = 64,
+    receptive_fields: int = 100,
+    evidence: int = 0,
+    evidence_images: int | None = None,
+    transform: Whitening | None = None,
+    path: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    seed: int = 0,
+) -> xr.DataTree:
+    """Infer the causes of images and lay the posteriors down as labelled arrays (table in ``docs/architecture.md``).
+
+    Moments of z1 are taken exactly given the layers above and averaged over ``moment_draws`` draws of those (law of total
+    variance), so they are far less noisy than moments of draws. Everything is computed chunk by chunk.
+
+    :param images: patches of the model's size: a dataset with ``x (image, pixel)`` and labels (``data.test``), a
+        :class:`~pyro_hvae.stimuli.PatchData` (its test set and transform), or an array ``(image, pixel)``.
+    :param draws: posterior draws an image to store, with their log weights, densities, k-hat; 0 for none.
+    :param resample: importance resampling: each draw is one of this many proposals, chosen by weight (Algorithm 2 of
+        Vas 2024). Moments, too, are then self-normalised over such groups, ``draws`` of them.
+    :param units: z1 dimensions whose posterior correlation matrix is stored for every image.
+    :param prior_samples: ancestral samples of the model to store.
+    :param receptive_fields: images over which the gradient of the posterior mean of z1 is averaged
+        (:func:`~pyro_hvae.export.guide_gradient.guide_gradient`), spread evenly over the natural ones where families are
+        known; 0 for none.
+    :param evidence: importance samples an image for log p(x), its standard error and k-hat, of which only these numbers
+        are kept (:func:`~pyro_hvae.sampling.evidence.evidence_importance_sampling`); 0 for none.
+    :param evidence_images: how many images, spread evenly, it is estimated for; it is NaN for the others. None for all.
+    :param transform: the preprocessing of the images, kept in the file.
+    :param path: file to write, zarr if it ends in ``.zarr``, netCDF-4 otherwise; None keeps everything in memory.
+    :returns: the opened file, or the tree in memory.
+    :raises HVAEError: for images of another size or with NaN, an existing path, options that do not fit.
+    """
+    if path is None:
+        with tempfile.TemporaryDirectory() as folder:
+            tree = export_posterior(
+                vae, images, draws=draws, resample=resample, moment_draws=moment_draws, units=units,
+                prior_samples=prior_samples, receptive_fields=receptive_fields, evidence=evidence,
+                evidence_images=evidence_images, transform=transform, path=Path(folder) / "posterior.nc", seed=seed,
+            )  # fmt: skip
+            with tree:
+                loaded = tree.load()
+            del loaded.attrs["file"]
+            return loaded
+    if isinstance(images, PatchData):
+        transform = images.transform if transform is None else transform
+        images = images.test
+    dataset = _dataset(images, vae.pixels)
+    request = _check(vae, draws, resample, moment_draws, units)
+    judged = _judged(dataset.sizes["image"], evidence, evidence_images)
+    if receptive_fields < 0:
+        raise HVAEError(f"receptive_fields is a number of images, 0 for none; got {receptive_fields}")
+    device = next(vae.parameters()).device
+    attrs = _attributes(vae, request, seed)
+    partial = not isinstance(vae.model, GenerativeModel)
+    writer = posterior_file.PosteriorWriter(path, attrs, overwrite=overwrite, partial=partial)
+    devices = [device] if device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), writer:
+        torch.manual_seed(seed)
+        moments = Moments(vae, dataset, request, device)
+        for start in range(0, dataset.sizes["image"], moments.chunk):
+            chunk = dataset.isel(image=slice(start, start + moments.chunk))
+            groups = moments.of(chunk) | _observed(chunk)
+            if evidence:
+                here = judged[start : start + moments.chunk]
+                found = _evidence(vae, moments.images(chunk), here, evidence, seed + 1 + start)
+                groups["evidence"] = found.assign_attrs(images=int(judged.sum()))
+            writer.append(groups)
+        writer.write(constants(vae, transform, prior_samples))
+        if receptive_fields and "z1" in vae.latents:
+            writer.write(_receptive_fields(vae, moments, dataset, receptive_fields))
+    return posterior_file.open_posterior(path, partial=partial)
+
+
+def _dataset(images: xr.Dataset | np.ndarray | Tensor, pixels: int) -> xr.Dataset:
+    if isinstance(images, Tensor):
+        images = images.detach().cpu().numpy()
+    if not isinstance(images, xr.Dataset):
+        images = xr.Dataset({"x": (("image", "pixel"), np.asarray(images))})
+    if "x" not in images or images["x"].dims != ("image", "pixel") or images.sizes["pixel"] != pixels:
+        raise HVAEError(f"expected images x (image, pixel) of {pixels} pixels, got {dict(images.sizes)}; whiten and flatten "
+                        "patches of the model's size")  # fmt: skip
+    if images.sizes["image"] == 0:
+        raise HVAEError("there are no images to infer the causes of")
+    return images
+
+
+def _check(vae: HVAE, draws: int, resample: int | None, moment_draws: int, units: Sequence[int]) -> Request:
+    if draws < 0 or moment_draws < 2:
+        raise HVAEError(f"draws must be 0 or more and moment_draws 2 or more, got {draws} and {moment_draws}")
+    if resample is not None and (resample < 1 or draws < 2):
+        raise HVAEError(f"resample={resample} needs draws (at least 2, got {draws}) and at least 1 proposal a draw")
+    dim = vae.latents.get("z1", 0)
+    if any(not 0 <= u < dim for u in units) or len(set(units)) != len(units):
+        raise HVAEError(f"units are distinct indices of z1, from 0 to {dim - 1}; got {list(units)[:10]}")
+    return Request(draws, resample or 1, moment_draws, tuple(units))
+
+
+def _judged(images: int, evidence: int, limit: int | None) -> np.ndarray:
+    """Mask of the images whose evidence is estimated."""
+    if evidence < 0 or evidence == 1:
+        raise HVAEError(f"evidence is a number of importance samples, at least 2, or 0 for none; got {evidence}")
+    if limit is not None and (limit < 1 or not evidence):
+        raise HVAEError(f"evidence_images={limit} needs evidence=K, and to be at least 1 image")
+    mask = np.zeros(images, bool)
+    mask[_spread(np.arange(images), images if limit is None else limit)] = evidence > 0
+    return mask
+
+
+def _spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` of the indices, evenly spread."""
+    count = min(count, indices.size)
+    return indices[np.arange(count) * indices.size // max(count, 1)]
+
+
+def _evidence(vae: HVAE, x: Tensor, judged: np.ndarray, particles: int, seed: int) -> xr.Dataset:
+    """log p(x) of some images of a chunk. Has a seed of its own, so that moments are the same with and without it."""
+    attrs = {"estimator": "importance sampling", "num_particles": particles}
+    values = {name: np.full(len(x), np.nan) for name in ("log_evidence", "standard_error", "ess", "pareto_k")}
+    if judged.any():
+        found = evidence_importance_sampling(vae, x[torch.from_numpy(judged).to(x.device)], particles, seed=seed)
+        for name, row in values.items():
+            row[judged] = found[name]
+    return xr.Dataset({name: ("image", row) for name, row in values.items()}, attrs=attrs)
+
+
+def _receptive_fields(vae: HVAE, moments: Moments, dataset: xr.Dataset, count: int) -> dict[str, xr.Dataset]:
+    natural = np.ones(dataset.sizes["image"], bool)
+    if "family" in dataset.coords:
+        natural = dataset["family"].values == ""
+    which = "natural" if natural.any() else "texture"
+    chosen = _spread(np.flatnonzero(natural if natural.any() else ~natural), count)
+    fields = guide_gradient(vae, moments.images(dataset.isel(image=chosen)))
+    attrs = {
+        "images": chosen.size,
+        "image_set": which,
+        "layers_above": "one draw an image",
+        "units": "z1 per pixel intensity",
+    }
+    variable = xr.Variable(("z1_dim", "pixel"), fields.cpu().numpy(), attrs)
+    return {"constant_data": xr.Dataset({"z1_receptive_field": variable})}
+
+
+def _observed(chunk: xr.Dataset) -> dict[str, xr.Dataset]:
+    observed: dict[str, Any] = {
+        name: (("image", "pixel"), np.asarray(chunk[name].values))
+        for name in ("x", "mask", "original")
+        if name in chunk
+    }
+    labels = {
+        str(name): ("image", coordinate.values)
+        for name, coordinate in chunk.coords.items()
+        if coordinate.dims == ("image",) and name != "image"
+    }
+    groups = {"observed_data": xr.Dataset(observed)}
+    return groups | ({"constant_data": xr.Dataset(coords=labels)} if labels else {})
+
+
+def _attributes(vae: HVAE, request: Request, seed: int) -> dict[str, Any]:
+    config, training = vae.config, vae.record
+    objective = training.get("objective", {})
+    posterior = {
+        "draws": request.draws,
+        "resample": request.resample,
+        "moment_draws": request.moment_draws,
+        "seed": seed,
+    }
+    return {
+        "preset": vae.preset or "",
+        "model": config["model"]["class"],
+        "guide": config["guide"]["class"],
+        "configuration": json.dumps({"vae": config, "training": training, "posterior": posterior}),
+        "objective": objective.get("class", ""),
+        "particles": objective.get("num_particles", 0),
+        "seed": seed,
+        "versions": json.dumps(versions()),
+        "git_revision": git_revision(),
+    }

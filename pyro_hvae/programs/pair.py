@@ -1,0 +1,183 @@
+"""HVAE: one generative model and one recognition model over the same sites."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.programs.guides import BottomUpGuide, MeanFieldGuide, TopDownGuide
+from pyro_hvae.programs.models import LinearModel, MarkovModel, SkipModel
+from pyro_hvae.programs.program import LayeredProgram
+from pyro_hvae.programs.widths import published_hidden
+
+MODELS: dict[str, type[LayeredProgram]] = {"linear": LinearModel, "markov": MarkovModel, "skip": SkipModel}
+GUIDES: dict[str, type[LayeredProgram]] = {
+    "top_down": TopDownGuide,
+    "bottom_up": BottomUpGuide,
+    "mean_field": MeanFieldGuide,
+}
+
+
+class HVAE(nn.Module):
+    """A model/guide pair over the same sites.
+
+    :param model: a Pyro program ``model(x=None)`` with latent sites and the observed site ``x`` in one plate ``image``;
+        one of ours or any ``nn.Module`` of your own.
+    :param guide: a Pyro program ``guide(x)`` with the same latent sites.
+    :param pixels: image size for the check of the pair; needed only when the model has no attribute ``pixels``.
+    :param preset: name of the published configuration, kept for the record.
+    :ivar record: how the pair was trained (JSON-ready), for the posterior files made from it; empty before training.
+    :raises HVAEError: if the two do not fit: other sites, other sizes.
+    """
+
+    def __init__(self, model: nn.Module, guide: nn.Module, *, pixels: int | None = None, preset: str | None = None):
+        super().__init__()
+        self.model, self.guide, self.preset = model, guide, preset
+        self.record: dict[str, Any] = {}
+        self.pixels = int(pixels if pixels is not None else getattr(model, "pixels", 0))
+        if self.pixels < 1:
+            raise HVAEError(
+                "the model has no attribute 'pixels'; give HVAE(model, guide, pixels=...) so that the pair "
+                "can be checked on an image"
+            )
+        self.latents = check_pair(model, guide, self._probe())
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the latent sites, in the model's order read bottom-up (z1 first in our own models)."""
+        return tuple(self.latents)
+
+    def with_guide(self, guide: str | nn.Module, **options: Any) -> HVAE:
+        """The very same generative model (shared parameters, not a copy) under another recognition model.
+
+        :param guide: ``"top_down"``, ``"bottom_up"``, ``"mean_field"``, or a guide of your own.
+        :param options: hidden units for a guide given by name; by default the published ones for this patch size.
+        """
+        if isinstance(guide, str):
+            guide = make_guide(guide, self.model, **options)
+        elif options:
+            raise HVAEError(f"options {sorted(options)} configure a guide given by name; this one is already built")
+        guide.to(self._probe())  # device and precision of the model
+        return HVAE(self.model, guide, pixels=self.pixels, preset=self.preset)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What :func:`from_config` needs to rebuild the pair; programs of your own appear by their class."""
+        return {
+            "preset": self.preset,
+            "pixels": self.pixels,
+            "model": _program_config(self.model),
+            "guide": _program_config(self.guide),
+        }
+
+    def _probe(self) -> Tensor:
+        reference = next(self.model.parameters(), torch.zeros(()))
+        return reference.new_zeros(2, self.pixels)
+
+
+def _program_config(program: nn.Module) -> dict[str, Any]:
+    return {"class": type(program).__name__, **getattr(program, "config", {})}
+
+
+def program_from_config(config: dict[str, Any], known: dict[str, type[LayeredProgram]], kind: str) -> LayeredProgram:
+    """Build a model or guide from its ``config``; unknown classes and fields are errors that name the nearest match."""
+    arguments = dict(config)
+    classes = {c.__name__: c for c in known.values()}
+    name = arguments.pop("class", None)
+    if name not in classes:
+        raise unknown(
+            f"{kind} class", name, classes, hint="A program of your own must be built by your code and passed in."
+        )
+    return construct(classes[name], arguments, kind)
+
+
+def construct(cls: type[LayeredProgram], arguments: dict[str, Any], kind: str) -> LayeredProgram:
+    """``cls(**arguments)`` with unknown fields refused by name."""
+    fields = inspect.signature(cls).parameters
+    for field in arguments:
+        if field not in fields:
+            raise unknown(f"field of {kind} {cls.__name__}", field, fields)
+    return cls(**arguments)
+
+
+def from_config(config: dict[str, Any]) -> HVAE:
+    """The pair that ``HVAE.config`` describes, freshly initialised."""
+    return HVAE(
+        program_from_config(config["model"], MODELS, "model"),
+        program_from_config(config["guide"], GUIDES, "guide"),
+        preset=config.get("preset"),
+    )
+
+
+def make_guide(name: str, model: nn.Module, **options: Any) -> LayeredProgram:
+    """A guide by name for a model of ours, with the published hidden units unless ``options`` say otherwise."""
+    if name not in GUIDES:
+        raise unknown("guide", name, GUIDES)
+    if not isinstance(model, LayeredProgram):
+        raise HVAEError(
+            f"{type(model).__name__} is not one of our models, so its layers are not known; "
+            "build the guide yourself and pass the object"
+        )
+    arguments = published_hidden(model.pixels, model.layers)[name] | options
+    return construct(
+        GUIDES[name], dict(pixels=model.pixels, dims=model.dims, families=model.families) | arguments, "guide"
+    )
+
+
+def check_pair(model: Callable, guide: Callable, x: Tensor) -> dict[str, int]:
+    """Run the pair once on ``x (image, pixel)`` and refuse it if the two do not fit.
+
+    :returns: the latent sites and their dimensions, in reverse order of the model's sampling.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        guide_trace = poutine.trace(guide).get_trace(x)
+        model_trace = poutine.trace(model).get_trace(x)
+    inferred, latent = _sites(guide_trace, False), _sites(model_trace, False)
+    observed = _sites(model_trace, True)
+    names = type(model).__name__, type(guide).__name__
+    if set(observed) != {"x"}:
+        raise HVAEError(
+            f"{names[0]} must observe the image at one site named 'x' (obs=x) when called with it; observed sites: "
+            f"{sorted(observed) or 'none'}"
+        )
+    if missing := sorted(set(latent) - set(inferred)):
+        raise HVAEError(
+            f"{names[1]} does not infer {', '.join(missing)} of {names[0]}: model sites {sorted(latent)}, "
+            f"guide sites {sorted(inferred)}; give the guide every latent site of the model"
+        )
+    if extra := sorted(set(inferred) - set(latent)):
+        raise HVAEError(
+            f"{names[1]} infers {', '.join(extra)}, which {names[0]} does not have: model sites "
+            f"{sorted(latent)}, guide sites {sorted(inferred)}; use a model with that layer or a guide without"
+        )
+    for where, trace in zip(names, (model_trace, guide_trace), strict=True):
+        for name in _sites(trace, False) | _sites(trace, True):
+            if (batch := tuple(trace.nodes[name]["fn"].batch_shape)) != (len(x),):
+                raise HVAEError(
+                    f"site {name} of {where} has batch shape {batch} for {len(x)} images, expected ({len(x)},): sample it "
+                    "inside `with pyro.plate('image', len(x), dim=-1)`, the dimension as event (.to_event(1))"
+                )
+    for name, shape in latent.items():
+        if inferred[name] != shape:
+            raise HVAEError(
+                f"site {name} has shape {shape} in {names[0]} and {inferred[name]} in {names[1]} "
+                "(image, dimension); build both with the same dims"
+            )
+    return {name: latent[name][-1] for name in reversed(list(latent))}
+
+
+def _sites(trace: Trace, observed: bool) -> dict[str, tuple[int, ...]]:
+    nodes = trace.nodes.items()
+    return {
+        name: tuple(node["value"].shape)
+        for name, node in nodes
+        if node["type"] == "sample" and node["is_observed"] == observed and not site_is_subsample(node)
+    }

@@ -1,0 +1,211 @@
+"""Every published configuration, as data.
+
+Sources: [C22] Csikor et al. 2022, arXiv 2206.00436; [V24] Vas 2024, MSc thesis, ELTE; "release": read in public
+ports of the weights that the authors of [C22] released. The observation noise 0.4 is that of [V24] and the release
+([C22] prints the identity). What a source leaves open is filled in here and said so in the preset's note. Both clip
+gradients at unpublished thresholds (in [C22] so high that they act on fewer than 1e-6 of the steps): none is set here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.programs.pair import GUIDES, HVAE, MODELS, construct
+from pyro_hvae.programs.widths import published_hidden
+from pyro_hvae.starts.linear_regime import start_in_linear_regime
+
+Knots = tuple[tuple[float, float], ...]  # (epoch, value), linear in between; a repeated epoch is a jump
+
+STARTS = ("default", "linear_regime")
+
+
+def _constant(value: float) -> Knots:
+    return ((0, value),)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a preset is trained. Schedules are knots in epochs."""
+
+    objective: str = "elbo"  # or "importance_weighted"
+    num_particles: int = 1
+    learning_rate: Knots = ((0, 5e-5),)
+    batch: int = 128
+    epochs: int = 6750
+    steps_per_epoch: int = 5000  # 640,000 patches / 128
+    beta: dict[str, Knots] = field(default_factory=lambda: {"z1": _constant(1.0), "z2": _constant(1.0)})
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published system: which model, which guide, which sizes, trained how."""
+
+    name: str
+    model: str
+    guide: str
+    patch: int
+    dims: tuple[int, ...]
+    training: Training
+    families: tuple[str, ...] = ("laplace", "normal")
+    noise: float = 0.4
+    source: str = "[C22]"
+    note: str = ""
+
+    @property
+    def pixels(self) -> int:
+        return self.patch**2
+
+
+# A beta2 schedule read in a release: 0.1 for 500 epochs, then linear to its final value over 1150.
+def _beta125() -> dict[str, Knots]:
+    return {"z1": _constant(1.0), "z2": ((0, 0.1), (500, 0.1), (1650, 1.25))}
+
+
+_LR_20: Knots = ((0, 1e-4), (3375, 1e-4), (3375, 5e-5), (5060, 5e-5), (5060, 2.5e-5))
+_C22_20 = Training(learning_rate=_LR_20)
+_V24 = Training(
+    objective="importance_weighted",
+    learning_rate=_constant(1e-4),
+    batch=400,
+    epochs=5000,
+    steps_per_epoch=1600,
+    beta={"z1": _constant(1.0), "z2": ((0, 0.1), (2500, 1.0))},
+)
+_NO_EPOCHS = "epochs not published: TDVAE40's"
+_LR_RANGE = "learning rate published as a range, lowered until z2 stops changing, here at fixed epochs; " + _NO_EPOCHS
+_LINEAR_20 = "hidden units are LinearVAE40's, scaled as those of the other 20-pixel networks"
+
+
+def _z1_only(training: Training) -> Training:
+    return replace(training, beta={"z1": _constant(1.0)})
+
+
+def _td_iwae(k: int) -> Preset:
+    name = "TD-IWAE20" if k == 50 else f"TD-IWAE20-k{k}"
+    return Preset(name, "markov", "top_down", 20, (450, 20), replace(_V24, num_particles=k), source="[V24]")
+
+
+_ALL = (
+    Preset("LinearVAE40", "linear", "mean_field", 40, (1800,),
+           _z1_only(Training(learning_rate=_constant(3e-5), epochs=6000)), ("laplace",),
+           note="30 million steps (release)"),
+    Preset("TDVAE40", "markov", "top_down", 40, (1800, 250),
+           Training(learning_rate=((0, 5e-5), (3375, 5e-5), (3375, 2.5e-5))),
+           note="33.75 million steps (release); when the rate was halved is not published"),
+    Preset("TDVAE40n", "markov", "top_down", 40, (1800, 250), Training(), ("normal", "normal"), note=_NO_EPOCHS),
+    Preset("TDVAE40125", "markov", "top_down", 40, (1800, 250), Training(beta=_beta125()),
+           note="beta2 schedule from a release; " + _NO_EPOCHS),
+    Preset("SkipVAE40", "skip", "top_down", 40, (1800, 250), Training(learning_rate=_constant(2e-5)), note=_NO_EPOCHS),
+    Preset("TDVAE20", "markov", "top_down", 20, (450, 20), _C22_20, note="dim z2 5-140 in [C22]; " + _LR_RANGE),
+    Preset("SkipVAE20", "skip", "top_down", 20, (450, 20),
+           replace(_C22_20, learning_rate=((0, 1e-4), (3375, 1e-4), (3375, 5e-5))),
+           note="dim z2 5-140 in [C22]; " + _LR_RANGE),
+    Preset("ChainVAE20", "markov", "bottom_up", 20, (450, 70), Training(learning_rate=_constant(1e-5)),
+           note=_NO_EPOCHS),
+    Preset("ChainVAE20125", "markov", "bottom_up", 20, (450, 70),
+           Training(learning_rate=_constant(1e-5), beta=_beta125()),
+           note="beta2 = 1.25 by its name, schedule from a release; " + _NO_EPOCHS),
+    Preset("LinearVAE20", "linear", "mean_field", 20, (450,),
+           _z1_only(replace(_V24, objective="elbo")), ("laplace",), source="[V24]",
+           note=_LINEAR_20 + "; trained as its TD-IWAE"),
+    Preset("LinearIWAE20", "linear", "mean_field", 20, (450,),
+           _z1_only(replace(_V24, num_particles=50)), ("laplace",), source="[V24]",
+           note=_LINEAR_20 + "; k is the largest of its TD-IWAE"),
+    *map(_td_iwae, (1, 4, 10, 50)),
+)  # fmt: skip
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in _ALL}
+
+
+def preset(name: str) -> Preset:
+    """The published configuration of that name; an unknown one is an error that names the nearest."""
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS, hint="See `pyro-hvae presets`.")
+    return PRESETS[name]
+
+
+def build(
+    name: str,
+    *,
+    guide: str | None = None,
+    pixels: int | None = None,
+    dim_z1: int | None = None,
+    dim_z2: int | None = None,
+    families: Sequence[str] | None = None,
+    noise: float | None = None,
+    learn_noise: bool = False,
+    start: str = "default",
+    seed: int | None = None,
+) -> HVAE:
+    """A published system by name, initialised afresh.
+
+    :param name: a key of :data:`PRESETS`; ``pyro-hvae presets`` prints them.
+    :param guide: another recognition model than the published one, with published hidden units.
+    :param pixels, dim_z1, dim_z2, noise: other sizes than the published ones ([C22] varied dim z2 from 5 to 140).
+    :param families: site family of each layer, z1's first: ``("normal", "normal")`` is the "n" variant of a system.
+    :param learn_noise: learn the observation noise, which starts at ``noise``.
+    :param start: ``"default"`` (PyTorch's initialisation) or ``"linear_regime"``
+        (:func:`~pyro_hvae.starts.linear_regime.start_in_linear_regime`), from which training is many times faster.
+    :param seed: seed of the initial weights; None draws from PyTorch's global state.
+    """
+    p = preset(name)
+    if start not in STARTS:
+        raise unknown("start", start, STARTS)
+    dims = list(p.dims)
+    for l, dim in enumerate((dim_z1, dim_z2)):
+        if dim is not None:
+            if l >= len(dims):
+                raise HVAEError(f"{name} has no layer z{l + 1}, so dim_z{l + 1}={dim} cannot be set")
+            dims[l] = dim
+    size = p.pixels if pixels is None else pixels
+    common: dict[str, Any] = dict(
+        pixels=size, dims=tuple(dims), families=p.families if families is None else tuple(families)
+    )
+    hidden = published_hidden(p.pixels, len(dims))
+    guide = p.guide if guide is None else guide
+    if guide not in GUIDES:
+        raise unknown("guide", guide, GUIDES)
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        noise_arguments = dict(noise=p.noise if noise is None else noise, learn_noise=learn_noise)
+        vae = HVAE(
+            construct(MODELS[p.model], common | hidden[p.model] | noise_arguments, "model"),
+            construct(GUIDES[guide], common | hidden[guide], "guide"),
+            preset=p.name,
+        )
+        return start_in_linear_regime(vae) if start == "linear_regime" else vae
+
+
+def table() -> list[dict[str, str]]:
+    """One row a preset, as printed by ``pyro-hvae presets``."""
+    return [
+        {
+            "name": p.name,
+            "model": p.model,
+            "guide": p.guide,
+            "patch": f"{p.patch}×{p.patch}",
+            "z1": f"{p.dims[0]} {p.families[0].capitalize()}",
+            "z2": str(p.dims[1]) if len(p.dims) > 1 else "–",
+            "objective": "ELBO" if p.training.objective == "elbo" else f"IW k={p.training.num_particles}",
+            "beta1": format_knots(p.training.beta["z1"]),
+            "beta2": format_knots(p.training.beta["z2"]) if "z2" in p.training.beta else "–",
+            "learning rate": format_knots(p.training.learning_rate),
+            "batch": str(p.training.batch),
+            "epochs": f"{p.training.epochs}×{p.training.steps_per_epoch}",
+            "source": p.source,
+            "note": p.note,
+        }
+        for p in PRESETS.values()
+    ]
+
+
+def format_knots(knots: Knots) -> str:
+    """``"0.1→1 (2500)"``: values, and the epoch at which the last one is reached."""
+    values = [f"{v:g}" for i, (_, v) in enumerate(knots) if i == 0 or v != knots[i - 1][1]]
+    return "→".join(values) + (f" ({knots[-1][0]:g})" if len(values) > 1 else "")

@@ -1,0 +1,172 @@
+"""All analyses that apply to one or several posterior files: a self-contained page, the numbers, the figures."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pyro_hvae.analysis import style
+from pyro_hvae.analysis.results import collect, number
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.report.page import Outcome, ReportedFile, page
+from pyro_hvae.report.registry import ANALYSES, COMPARISONS, GUIDE_AUDIT, Analysis, Comparison
+from pyro_hvae.storage.audit_file import is_audit, open_audit
+from pyro_hvae.storage.posterior_file import open_posterior
+
+CHUNK = 4096  # images held in memory at a time
+log = logging.getLogger(__name__)
+
+
+def analyse(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    overwrite: bool = False,
+) -> Path:
+    """Run every analysis that applies on every posterior file and write the report; audits (`pyro-hvae audit`) among the
+    files add a section of their own.
+
+    Figures of several files together (a sweep of z2, numbers of particles) are made where the files are of that kind.
+    Writes ``report.html`` (self-contained), ``results.json`` and ``figures/*.png`` into ``out`` and returns the path of the
+    report. Several files are set side by side. An analysis that does not apply to a file, or fails on it, is reported
+    with its reason; the rest goes on.
+
+    ``results.json`` is a list with an object for every number: ``analysis``, ``name``, ``title``, ``value``, ``se`` or
+    ``interval`` (95%), ``n``, ``unit``, ``file`` and ``attributes`` (those of the file). An analysis without a result has
+    one object, with value null and a ``message``.
+
+    Raises
+    ------
+    HVAEError
+        Where a file cannot be opened as a posterior file or an audit, none is given, or ``out`` holds a report and
+        ``overwrite`` is off.
+    """
+    files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
+    if len(set(files)) < len(files):
+        raise HVAEError(f"a posterior file is given twice: {', '.join(map(str, files))}")
+    if not files:
+        raise HVAEError("analyse needs at least one posterior file; make one with `pyro-hvae export RUN --out FILE`")
+    out = Path(out)
+    targets = [out / "report.html", out / "results.json", out / "figures"]
+    if not overwrite and (there := [str(target) for target in targets if target.exists()]):
+        raise HVAEError(f"{', '.join(there)} exists; choose another directory or pass overwrite=True (--overwrite)")
+    with ExitStack() as stack:
+        opened = [
+            ReportedFile(path, label, stack.enter_context(_open(path)))
+            for path, label in zip(files, file_labels(files), strict=True)
+        ]
+        posteriors, audits = ([file for file in opened if file.is_audit == kind] for kind in (False, True))
+        outcomes = {
+            name: [_attempt(analysis, file) for file in posteriors] for name, analysis in ANALYSES.items() if posteriors
+        }
+        if audits:
+            outcomes[GUIDE_AUDIT.name] = [_attempt(GUIDE_AUDIT, file) for file in audits]
+        results = [
+            entry | {"file": str(outcome.file.path), "attributes": _plain(outcome.file.tree.attrs)}
+            for parts in outcomes.values()
+            for outcome in parts
+            for entry in outcome.entries
+        ]
+        compared = {
+            comparison.name: picture
+            for comparison in COMPARISONS.values()
+            if (picture := _across(comparison, outcomes.get(comparison.of, [])))
+        }
+        text = page(opened, outcomes, {COMPARISONS[name].title: picture for name, picture in compared.items()})
+    figures = out / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    for stale in figures.glob("*.png"):
+        stale.unlink()
+    for name, parts in outcomes.items():
+        for outcome in parts:
+            if outcome.png:
+                (figures / f"{name}-{outcome.file.label}.png").write_bytes(outcome.png)
+    for name, (image, _) in compared.items():
+        (figures / f"{name}.png").write_bytes(image)
+    _write(out / "results.json", json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    _write(out / "report.html", text)
+    return out / "report.html"
+
+
+def file_labels(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Short distinct names for files, fit for file names: the stem, else the directory, else both, else numbered."""
+    resolved = [Path(path).absolute() for path in paths]
+    for name in (lambda p: p.stem, lambda p: p.parent.name, lambda p: f"{p.parent.name}-{p.stem}"):
+        labels = [re.sub(r"[^\w.-]+", "_", name(path)) for path in resolved]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"{index}-{label}" for index, label in enumerate(labels, 1)]
+
+
+def png(picture: style.Picture) -> bytes:
+    """The figure as PNG, with its caption as the description."""
+    buffer = io.BytesIO()
+    picture.figure.savefig(buffer, format="png", dpi=style.DPI, metadata={"Description": picture.caption})
+    return buffer.getvalue()
+
+
+def _open(path: Path) -> xr.DataTree:
+    return open_audit(path) if is_audit(path) else open_posterior(path, chunks=CHUNK, partial=True)
+
+
+def _attempt(analysis: Analysis, file: ReportedFile) -> Outcome:
+    """One analysis on one file. Whatever goes wrong becomes a message: the rest of the report must go on."""
+    log.info("%s: %s", file.path, analysis.name)
+    outcome = Outcome(file)
+    try:
+        dataset = analysis.run(file.tree)
+        outcome.entries = collect(dataset)
+        outcome.messages = [("note", note) for note in dataset.attrs["notes"].splitlines() if note]
+        picture = analysis.picture(dataset)
+        outcome.png, outcome.caption = png(picture), picture.caption
+    except HVAEError as error:
+        outcome.messages.append(("absent", str(error)))
+    except Exception as error:
+        log.exception("%s: %s failed", file.path, analysis.name)
+        outcome.messages.append(("failed", f"failed with {type(error).__name__}: {error}"))
+    if not outcome.entries:
+        text = outcome.messages[-1][1]
+        empty = {"name": analysis.name, "title": analysis.title, "value": None, "interval": None, "n": 0, "unit": ""}
+        outcome.entries = [{"analysis": analysis.name} | empty | {"message": text}]
+    if analysis.name in {comparison.of for comparison in COMPARISONS.values()} and outcome.png:
+        outcome.dataset = dataset
+    return outcome
+
+
+def _across(comparison: Comparison, outcomes: Sequence[Outcome]) -> tuple[bytes, str] | None:
+    """PNG and caption of a figure of several files; None where they are not of the kind it compares."""
+    found = [outcome.dataset for outcome in outcomes if outcome.dataset is not None]
+    if len(found) < 2:
+        return None
+    try:
+        picture = comparison.plot(comparison.function(found))
+        return png(picture), picture.caption
+    except HVAEError as error:
+        log.info("%s: %s", comparison.name, error)
+    except Exception:
+        log.exception("%s failed", comparison.name)
+    return None
+
+
+def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Attributes as strict JSON: numbers that are not finite become None, anything else unknown a string."""
+    values = {str(name): value.item() if isinstance(value, np.generic) else value for name, value in attrs.items()}
+    return {
+        name: number(value) if isinstance(value, int | float) else value if isinstance(value, str) else str(value)
+        for name, value in values.items()
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""Posteriors and evidence to judge guides by."""

@@ -1,0 +1,109 @@
+"""The audit file: moments of one posterior by guide, importance-resampled guide and reference, for the same images.
+
+A netCDF-4 file that opens as an :class:`xarray.DataTree`:
+
+================  ================================================================================================
+group             variables (dims)
+================  ================================================================================================
+``guide``         for every layer ``zl_mean``, ``zl_variance (half, image, zl_dim)``; ``z1_correlation (half, image,
+                  unit, unit_bis)`` with coordinate ``unit`` = z1 index
+``resampled``     the same, and of its importance weights ``ess``, ``pareto_k (image)``
+``reference``     the same, and of its chains ``r_hat``, ``ess (image)``: the worst over the chosen units and all zl, l > 1
+``observed_data`` ``x (image, pixel)``, with the labels of the images where they have any
+================  ================================================================================================
+
+The two entries along ``half`` are independent estimates of the same moments, from half of the draws each: their mean is
+the estimate, and how well they agree says how much of it is noise.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import xarray as xr
+
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.storage.stores import attribute_values, fsync, read, remove, replace
+
+SCHEMA, SCHEMA_VERSION = "pyro_hvae.audit", "1"
+SOURCES = ("guide", "resampled", "reference")
+
+
+def audit_schema(tree: xr.DataTree) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Variables that an audit has, with their dims; its layers are read from the tree itself."""
+    moments: dict[str, tuple[str, ...]] = {"z1_correlation": ("half", "image", "unit", "unit_bis")}
+    for site in audit_sites(tree) or ["z1"]:
+        moments |= {f"{site}_{moment}": ("half", "image", f"{site}_dim") for moment in ("mean", "variance")}
+    return {
+        "guide": moments,
+        "resampled": {**moments, "ess": ("image",), "pareto_k": ("image",)},
+        "reference": {**moments, "r_hat": ("image",), "ess": ("image",)},
+        "observed_data": {"x": ("image", "pixel")},
+    }
+
+
+def audit_sites(tree: xr.DataTree) -> list[str]:
+    """Layers of an audit, z1 first."""
+    if "reference" not in tree.children:
+        return []
+    return sorted(str(name)[:-5] for name in tree["reference"].data_vars if str(name).endswith("_mean"))
+
+
+def validate_audit(tree: xr.DataTree, name: str = "audit") -> None:
+    """Raise HVAEError that names everything missing or misshapen."""
+    if (found := tree.attrs.get("schema")) != SCHEMA or str(tree.attrs.get("schema_version")) != SCHEMA_VERSION:
+        raise HVAEError(
+            f"{name} is no audit of this version of pyro_hvae: schema {found!r}, version "
+            f"{tree.attrs.get('schema_version')!r}, expected {SCHEMA!r}, {SCHEMA_VERSION!r}; make one with audit(vae, images)"
+        )
+    faults = []
+    for group, variables in audit_schema(tree).items():
+        for variable, dims in variables.items():
+            if group not in tree.children or variable not in tree[group]:
+                faults.append(f"{group}/{variable} is missing")
+            elif tree[group][variable].dims != dims:
+                faults.append(f"{group}/{variable} has dims {tree[group][variable].dims}, not {dims}")
+    if faults:
+        raise HVAEError(f"{name} breaks the schema of an audit: {'; '.join(faults)}. Make it again")
+
+
+def write_audit(tree: xr.DataTree, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Check the tree, write it beside ``path``, and rename: there is a whole file or none."""
+    path = Path(path)
+    validate_audit(tree, str(path))
+    if path.suffix == ".zarr":
+        raise HVAEError(f"an audit is one netCDF file; give a path that ends in .nc instead of {path}")
+    if path.exists() and not overwrite:
+        raise HVAEError(f"{path} exists; choose another path or pass overwrite=True (--overwrite)")
+    if not path.parent.is_dir():
+        raise HVAEError(f"cannot write {path}: there is no directory {path.parent}; make it first")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    written = tree.copy()
+    written.attrs = attribute_values({str(name): value for name, value in tree.attrs.items()})
+    try:
+        written.to_netcdf(temporary, engine="netcdf4")
+        fsync(temporary)
+        replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def is_audit(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says that it is an audit. Raises HVAEError where there is none, or it cannot be read at all."""
+    path = Path(path)
+    with read(path, "zarr" if path.suffix == ".zarr" else "netcdf") as tree:
+        return tree.attrs.get("schema") == SCHEMA
+
+
+def open_audit(path: str | os.PathLike[str]) -> xr.DataTree:
+    """Open an audit file lazily and check it. Raises HVAEError where it is missing, damaged or something else."""
+    path = Path(path)
+    tree = read(path, "netcdf")
+    try:
+        validate_audit(tree, str(path))
+    except HVAEError:
+        tree.close()
+        raise
+    tree.attrs["file"] = str(path)
+    return tree

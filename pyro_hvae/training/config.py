@@ -1,0 +1,172 @@
+"""How a pair is trained, as data: what :func:`~pyro_hvae.training.fit.fit` is told, filled in from the preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from pyro_hvae.bounds.gradients import GRADIENTS
+from pyro_hvae.bounds.objectives import ELBO, Bound, ImportanceWeightedELBO, RenyiELBO
+from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.programs import HVAE
+from pyro_hvae.published import Training, preset
+from pyro_hvae.training.schedules import Schedule
+
+OBJECTIVES = {"elbo": ELBO, "importance_weighted": ImportanceWeightedELBO, "renyi": RenyiELBO}
+PARTS = ("both", "model", "guide")
+PRECISIONS = ("float32", "tf32", "bfloat16")
+Value = float | str | Schedule
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything that decides the course of a training run, beside the pair, the objective and the data."""
+
+    steps: int
+    batch: int = 128
+    learning_rate: Schedule = field(default_factory=lambda: Schedule.constant(1e-3))
+    beta: tuple[tuple[str, Schedule], ...] = ()
+    """Schedule of each site's beta; a site that is not named keeps the objective's own."""
+    train: str = "both"
+    """Which programs are trained: ``"both"``, or the ``"guide"`` on a generative model left as it is, or the ``"model"``."""
+    clip: float | None = None
+    """Largest norm of the gradient of the mean loss; longer ones are shortened to it."""
+    skip: float | None = None
+    """Norm above which a step is not taken at all."""
+    log_every: int = 50
+    evaluate_every: int = 1000
+    evaluate_images: int = 2000
+    """Held-out patches used for the evaluation while training, at most."""
+    checkpoint_every: int = 1000
+    seed: int = 0
+    precision: str = "float32"
+    """Of matrix products: ``"float32"``, ``"tf32"`` (CUDA) or ``"bfloat16"`` (everything autocast does in it)."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every", "evaluate_every", "evaluate_images", "checkpoint_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise HVAEError(f"{name} must be a positive integer, got {value!r}")
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        if self.train not in PARTS:
+            raise unknown("value of train", self.train, PARTS)
+        for name in ("clip", "skip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise HVAEError(f"{name} is a norm and must be positive (or None for never), got {value!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self) | {
+            "learning_rate": str(self.learning_rate),
+            "beta": {site: str(schedule) for site, schedule in self.beta},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FitConfig:
+        """Undo :meth:`to_dict`; unknown fields are errors."""
+        known = {f.name for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise unknown("training field", name, known)
+        return cls(**{
+            **values,
+            "learning_rate": Schedule.of(values["learning_rate"]),
+            "beta": tuple((site, Schedule.of(s)) for site, s in values["beta"].items()),
+        })  # fmt: skip
+
+
+def published_training(vae: HVAE) -> Training | None:
+    """The training of the preset that the pair was built from, if it was."""
+    return preset(vae.preset).training if vae.preset is not None else None
+
+
+def make_config(
+    vae: HVAE,
+    *,
+    steps: int | None,
+    batch: int | None,
+    learning_rate: Value | None,
+    beta: Value | Mapping[str, Value] | None,
+    **rest: Any,
+) -> FitConfig:
+    """Fill in what is not given from the pair's preset.
+
+    Published schedules run over the published number of steps; for another number they are stretched to it. Without a
+    preset the learning rate is 1e-3, the batch 128, and beta the objective's own.
+    """
+    training = published_training(vae)
+    if steps is None:
+        if training is None:
+            raise HVAEError("this pair has no preset to take the number of steps from; give steps=...")
+        steps = training.epochs * training.steps_per_epoch
+    given: dict[str, Any] = {}
+    if training is not None:
+        factor = steps / training.epochs  # knots are in epochs
+        given["batch"] = training.batch
+        given["learning_rate"] = Schedule(training.learning_rate).stretched(factor)
+        given["beta"] = tuple(
+            (site, Schedule(knots).stretched(factor)) for site, knots in training.beta.items() if site in vae.sites
+        )
+    if batch is not None:
+        given["batch"] = batch
+    if learning_rate is not None:
+        given["learning_rate"] = Schedule.of(learning_rate)
+    if beta is not None:
+        by_site = beta if isinstance(beta, Mapping) else dict.fromkeys(vae.sites, beta)
+        for site in by_site:
+            if site not in vae.sites:
+                raise unknown("site in beta", site, vae.sites)
+        given["beta"] = tuple(
+            ({**dict(given.get("beta", ())), **{s: Schedule.of(v) for s, v in by_site.items()}}).items()
+        )
+    return FitConfig(steps=steps, **given, **rest)
+
+
+def default_objective(vae: HVAE) -> Bound:
+    """The published objective of the pair's preset; the ELBO without one."""
+    training = published_training(vae)
+    if training is None:
+        return ELBO()
+    return make_objective(training.objective, training.num_particles)
+
+
+def make_objective(name: str, num_particles: int = 1, gradient: str = "standard", alpha: float | None = None) -> Bound:
+    """An objective by name (a key of :data:`OBJECTIVES`)."""
+    if name not in OBJECTIVES:
+        raise unknown("objective", name, OBJECTIVES)
+    if gradient not in GRADIENTS:
+        raise unknown("gradient", gradient, GRADIENTS)
+    if (name == "renyi") != (alpha is not None):
+        raise HVAEError(
+            f"alpha belongs to the objective 'renyi' and to it alone; got objective {name!r}, alpha={alpha}"
+        )
+    if alpha is not None:
+        return RenyiELBO(alpha, num_particles, gradient=gradient)
+    return OBJECTIVES[name](num_particles, gradient=gradient)
+
+
+def describe_objective(objective: Any) -> dict[str, Any]:
+    """JSON-ready description of an objective, for configurations and files."""
+    described: dict[str, Any] = {"class": type(objective).__name__, "num_particles": objective.num_particles}
+    if isinstance(objective, Bound):
+        described["gradient"] = objective.gradient
+        described["beta"] = {site or "all": float(value) for site, value in objective.beta.items()}
+    if hasattr(objective, "alpha"):
+        described["alpha"] = float(objective.alpha)
+    return described
+
+
+def objective_from(described: Mapping[str, Any]) -> Bound:
+    """Undo :func:`describe_objective` for an objective of ours."""
+    classes = {cls.__name__: name for name, cls in OBJECTIVES.items()}
+    if described["class"] not in classes:
+        raise HVAEError(f"{described['class']} is not an objective of pyro_hvae; build it in your code and call fit(..., "
+                        "resume=True)")  # fmt: skip
+    name = classes[described["class"]]
+    alpha = described["alpha"] if name == "renyi" else None
+    objective = make_objective(name, described["num_particles"], described["gradient"], alpha)
+    objective.beta = {"" if site == "all" else site: value for site, value in described["beta"].items()}
+    return objective

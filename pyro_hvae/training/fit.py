@@ -1,0 +1,259 @@
+"""Training: data in, bound up, everything on disk needed to go on after any interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import infer, poutine
+
+from pyro_hvae.bounds.objectives import Bound
+from pyro_hvae.bounds.pyro_objectives import check_objective
+from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.programs import HVAE, from_config
+from pyro_hvae.stimuli import PatchData, natural_patches
+from pyro_hvae.training.config import (
+    FitConfig,
+    Value,
+    default_objective,
+    describe_objective,
+    make_config,
+    objective_from,
+)
+from pyro_hvae.training.contexts import alone
+from pyro_hvae.training.distributed import Processes, processes
+from pyro_hvae.training.run_directory import RECORDED, RunDirectory, differences, digest, fingerprint
+from pyro_hvae.training.tracing import COMPILE_FROM
+from pyro_hvae.training.training_loop import Loop, Run
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def fit(
+    vae: HVAE,
+    data: PatchData,
+    *,
+    steps: int | None = None,
+    objective: Bound | infer.ELBO | None = None,
+    batch: int | None = None,
+    learning_rate: Value | None = None,
+    beta: Value | Mapping[str, Value] | None = None,
+    train: str = "both",
+    clip: float | None = None,
+    skip: float | None = None,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    device: str = "auto",
+    compile: bool | str = "auto",
+    precision: str = "float32",
+    seed: int = 0,
+    log_every: int = 50,
+    evaluate_every: int = 1000,
+    evaluate_images: int = 2000,
+    checkpoint_every: int = 1000,
+    progress: bool = True,
+) -> Run:
+    """Train a pair by stochastic gradient ascent on a bound (Adam, no weight decay); the pair is changed in place.
+
+    What is not given comes from the pair's preset: its objective, batch, learning rate and beta schedules, the latter
+    stretched from the published number of steps to ``steps``.
+
+    :param data: patches; ``data.train`` is trained on, ``data.test`` evaluated on.
+    :param steps: number of updates; by default the published number (tens of millions).
+    :param objective: a bound of ours, or ``pyro.infer.Trace_ELBO``, ``TraceMeanField_ELBO`` or ``RenyiELBO``.
+    :param learning_rate, beta: numbers, :class:`~pyro_hvae.training.schedules.Schedule` objects, or ``"0:0.1,10000:1"``;
+        beta for all sites or by site.
+    :param train: ``"both"``, ``"guide"`` (the generative model stays as it is) or ``"model"``.
+    :param clip, skip: gradient norms above which a gradient is shortened, or its step left out; both are counted.
+    :param out: run directory; refused if it exists, unless ``overwrite`` or ``resume``.
+    :param resume: go on from the newest checkpoint in ``out``; on a CPU the parameters end bit for bit as if the run had
+        never stopped. Everything but ``steps`` (which may grow) must be as in the run.
+    :param device: ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
+    :param compile: trace the step through Pyro once and compile it (:mod:`~pyro_hvae.training.tracing`): ``"auto"`` for
+        runs of at least 5000 steps, with a warning where it is impossible; ``True`` insists; ``False`` does not.
+    :param precision: of matrix products: ``"float32"``, ``"tf32"`` (CUDA only), ``"bfloat16"`` (autocast).
+    :param progress: show a progress bar with the terms of the bound.
+    :raises HVAEError: for options that do not fit, a run that cannot be resumed, a second run in another thread, or a loss that
+        is not finite: with the step, the term and the last good checkpoint.
+
+    Ctrl-C and SIGTERM save a checkpoint and end the run early; ``Run.interrupted`` says so. Under ``torchrun`` every process
+    takes its share of each batch (:mod:`~pyro_hvae.training.distributed`), and the first writes the run.
+    """
+    config = make_config(
+        vae, steps=steps, batch=batch, learning_rate=learning_rate, beta=beta, train=train, clip=clip, skip=skip,
+        log_every=log_every, evaluate_every=evaluate_every, evaluate_images=evaluate_images,
+        checkpoint_every=checkpoint_every, seed=seed, precision=precision,
+    )  # fmt: skip
+    target = torch_device(device)
+    with alone(), processes(target) as together:
+        return prepare(
+            vae, data, objective, config, target, compile, out, overwrite=overwrite, resume=resume, processes=together
+        ).run(resume, progress)
+
+
+def prepare(
+    vae: HVAE,
+    data: PatchData,
+    objective: Bound | infer.ELBO | None,
+    config: FitConfig,
+    target: torch.device,
+    compile: bool | str,
+    out: str | os.PathLike[str] | None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    processes: Processes | None = None,
+) -> Loop:
+    """Check everything that :func:`fit` was given and make its run directory."""
+    objective = default_objective(vae) if objective is None else objective
+    if config.precision == "tf32" and target.type != "cuda":
+        raise HVAEError(
+            "precision='tf32' is a mode of CUDA devices; this run is on the CPU: use 'float32' or 'bfloat16'"
+        )
+    if compile not in (True, False, "auto"):
+        raise HVAEError(f"compile must be True, False or 'auto', got {compile!r}")
+    _check_data(vae, data, config)
+    vae.to(target)
+    probe = next(vae.parameters(), torch.zeros((), device=target)).new_zeros(2, vae.pixels)
+    _check_parameters(vae, probe)
+    check_objective(objective, vae, probe)
+    if not isinstance(objective, Bound) and config.precision == "bfloat16":
+        raise HVAEError(
+            "precision='bfloat16' is for bounds of pyro_hvae; Pyro's own objectives take precision='float32'"
+        )
+    if not isinstance(objective, Bound) and any(schedule.knots != ((0, 1),) for _, schedule in config.beta):
+        raise HVAEError("Pyro's own objectives have no beta: pass beta=1, or use pyro_hvae.ELBO()")
+    described = {
+        "vae": vae.config,
+        "objective": describe_objective(objective),
+        "fit": config.to_dict(),
+        "data": {
+            "train": digest(data.train["x"].values),
+            "images": data.train.sizes["image"],
+            "provenance": data.provenance,
+        },
+    }
+    compiling = config.steps >= COMPILE_FROM if compile == "auto" else compile
+    main = processes is None or processes.rank == 0
+    # Of several processes one makes the directory; the others read it where a run is resumed.
+    where = out if main or resume else None
+    directory = _directory(where, described | {"compile": compiling}, data, overwrite and main, resume)
+    if resume and compile == "auto":
+        compiling = directory.config.get("compile", compiling)  # a compiled step rounds otherwise than an eager one
+    if compile == "auto" and compiling:
+        compiling = "auto"
+    return Loop(vae, data, objective, config, directory, described, target, compiling, processes)
+
+
+def resume(
+    out: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    device: str = "auto",
+    compile: bool | str = "auto",
+    progress: bool = True,
+) -> Run:
+    """Go on with the run in ``out`` under its own settings: pair, objective and data are made again from its record.
+
+    :param steps: another end than the run's own; may only be later than its newest checkpoint.
+    :raises HVAEError: where the record does not suffice (programs, objectives or patches of your own): then call
+        :func:`fit` with ``resume=True``.
+    """
+    directory = RunDirectory.open(out)
+    config = directory.fit_config
+    return fit(
+        from_config(directory.config["vae"]),
+        _recorded_data(directory),
+        objective=objective_from(directory.config["objective"]),
+        steps=config.steps if steps is None else steps,
+        batch=config.batch, learning_rate=config.learning_rate, beta=dict(config.beta), train=config.train, clip=config.clip,
+        skip=config.skip, seed=config.seed, log_every=config.log_every, evaluate_every=config.evaluate_every,
+        evaluate_images=config.evaluate_images, checkpoint_every=config.checkpoint_every, precision=config.precision,
+        out=out, resume=True, device=device, compile=compile, progress=progress,
+    )  # fmt: skip
+
+
+def _recorded_data(directory: RunDirectory) -> PatchData:
+    """Cut the patches of a run again; the digest of the training set is compared by :func:`fit`."""
+    provenance = directory.config["data"]["provenance"]
+    options = provenance.get("options", {})
+    if provenance.get("kind") != "natural" or provenance.get("source") == "array":
+        raise HVAEError(f"{directory.path} was trained on patches that cannot be cut again from its record; resume it with "
+                        "fit(vae, data, ..., resume=True) and the same data")  # fmt: skip
+    return natural_patches(source=provenance["source"], train=provenance["train"], test=provenance["test"], **options)
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of ``"auto"``, ``"cpu"`` or ``"cuda"``; an error where there is no such device."""
+    if name not in DEVICES:
+        raise unknown("device", name, DEVICES)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise HVAEError("device='cuda' was asked for, but torch finds no CUDA device; use 'cpu' or 'auto'")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _check_parameters(vae: HVAE, x: torch.Tensor) -> None:
+    """Refuse a pair with ``pyro.param`` statements of its own, which would be neither trained nor saved."""
+    own = {id(p) for p in vae.parameters()}
+    with torch.enable_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        for program in (vae.model, vae.guide):
+            trace = poutine.trace(program).get_trace(x)
+            density = trace.log_prob_sum()
+            for name in trace.param_nodes if density.requires_grad else ():
+                value = trace.nodes[name]["value"]
+                leaf = getattr(value, "unconstrained", lambda value=value: value)()
+                # Unused ones are left over from an earlier PyroModule of the same names.
+                if id(leaf) not in own and leaf.requires_grad and _depends(density, leaf):
+                    raise HVAEError(
+                        f"{type(program).__name__} takes the parameter {name!r} from pyro.param, where it would be neither "
+                        "trained nor saved: make it an nn.Parameter of the module, or a PyroParam of a PyroModule"
+                    )
+
+
+def _depends(density: torch.Tensor, leaf: torch.Tensor) -> bool:
+    (gradient,) = torch.autograd.grad(density, leaf, retain_graph=True, allow_unused=True)
+    return gradient is not None
+
+
+def _check_data(vae: HVAE, data: PatchData, config: FitConfig) -> None:
+    for name, dataset in (("training", data.train), ("test", data.test)):
+        images, pixels = dataset["x"].shape
+        if pixels != vae.pixels:
+            raise HVAEError(
+                f"the {name} patches have {pixels} pixels ({data.size}×{data.size}) and the model {vae.pixels}; cut patches of "
+                "its size, or build the model with pixels=..."
+            )
+        if images == 0 or not np.isfinite(dataset["x"].values).all():
+            raise HVAEError(f"the {name} patches must be at least one and finite; got {images}, with NaN or infinite values"
+                            if images else f"there are no {name} patches")  # fmt: skip
+    if config.batch > data.train.sizes["image"]:
+        raise HVAEError(f"batch={config.batch}, but there are only {data.train.sizes['image']} training patches")
+
+
+def _directory(
+    out: str | os.PathLike[str] | None, described: dict[str, Any], data: PatchData, overwrite: bool, resume: bool
+) -> RunDirectory | None:
+    if out is None:
+        if resume or overwrite:
+            raise HVAEError("resume and overwrite concern a run directory; give out=...")
+        return None
+    if resume and overwrite:
+        raise HVAEError("resume goes on with a run and overwrite replaces it; give one of them")
+    if resume:
+        directory = RunDirectory.open(out)
+        if directory.fingerprint != fingerprint(described):
+            ours = json.loads(json.dumps({key: described[key] for key in RECORDED}))  # as the run's went through JSON
+            found = differences(ours, {key: directory.config[key] for key in RECORDED})
+            found = [line for line in found if not line.startswith("fit.steps")]
+            raise HVAEError(
+                f"{out} cannot be resumed: it was begun with another configuration ({'; '.join(found[:5])})"
+            )
+        return directory
+    directory = RunDirectory.create(out, described, overwrite=overwrite)
+    directory.write_data(data)
+    return directory

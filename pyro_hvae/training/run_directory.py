@@ -1,0 +1,271 @@
+"""The run directory: configuration, transform, held-out patches, history, checkpoints. Nothing in it needs unpickling.
+
+config.json                         the pair, the training, the data and the versions
+transform.nc                        the whitening transform (absent for data that arrived preprocessed)
+heldout.nc                          held-out patches, the default images of export, evidence and audit
+history.nc                          training metrics by step, held-out evaluations
+checkpoints/step-00001000.safetensors   parameters, optimizer, random state; the last two are kept
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.programs import HVAE, from_config
+from pyro_hvae.stimuli import PatchData, Whitening
+from pyro_hvae.storage.provenance import git_revision, versions
+from pyro_hvae.storage.stores import fsync, replace
+from pyro_hvae.training.config import FitConfig
+
+SCHEMA, SCHEMA_VERSION = "pyro_hvae.run", 1
+KEPT_CHECKPOINTS = 2
+HELD_OUT = 10_000
+_CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write, sync, rename: after a crash or on a full disk ``path`` holds the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(temporary)
+        fsync(temporary)
+        replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # netCDF reports a full disk as RuntimeError
+        raise HVAEError(f"{path} could not be written ({error}); what was there before is unchanged") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(x: np.ndarray) -> str:
+    """Digest of an array's values, to tell whether a run goes on with the data it began with."""
+    return hashlib.blake2b(np.ascontiguousarray(x).view(np.uint8).data, digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state from which training goes on bit for bit."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    """``vae.*`` parameters and buffers, ``optimizer.<parameter>.*``, ``rng.cpu``, ``rng.cuda``."""
+    configuration: str
+    """Digest of the run's configuration."""
+
+    def bytes(self) -> bytes:
+        """The safetensors file."""
+        meta = {"schema": "pyro_hvae.checkpoint", "schema_version": SCHEMA_VERSION, "step": self.step,
+                "configuration": self.configuration}  # fmt: skip
+        # Copies: a parameter that model and guide share appears under both names, which safetensors refuses.
+        contiguous = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                      for name, tensor in self.tensors.items()}  # fmt: skip
+        return save(contiguous, metadata={"pyro_hvae": json.dumps(meta)})
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """Read a checkpoint; :class:`HVAEError` if the file is missing, damaged or of another kind."""
+        if not path.is_file():
+            raise HVAEError(f"{path}: no such checkpoint")
+        try:
+            with safe_open(str(path), "pt") as file:
+                meta = json.loads((file.metadata() or {}).get("pyro_hvae", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        except (SafetensorError, OSError, ValueError) as error:
+            others = sorted(p.name for p in path.parent.glob("step-*.safetensors") if p != path)
+            advice = f"delete it to go on from {others[-1]}" if others else "there is no earlier one"
+            raise HVAEError(f"{path}: damaged or truncated checkpoint ({error}); {advice}") from error
+        if meta.get("schema") != "pyro_hvae.checkpoint" or meta.get("schema_version") != SCHEMA_VERSION:
+            raise HVAEError(f"{path}: not a checkpoint of this version of pyro_hvae (found {meta or 'no description'})")
+        return cls(int(meta["step"]), tensors, meta["configuration"])
+
+    def load_into(self, vae: HVAE) -> None:
+        """Give the pair the checkpoint's parameters; an error names what does not fit."""
+        state = {name[len("vae."):]: t for name, t in self.tensors.items() if name.startswith("vae.")}  # fmt: skip
+        own = vae.state_dict()
+        wrong = [f"{n} is {tuple(state[n].shape)}, the pair's {tuple(own[n].shape)}"
+                 for n in state.keys() & own.keys() if state[n].shape != own[n].shape]  # fmt: skip
+        wrong += [f"{n} only in the {'checkpoint' if n in state else 'pair'}" for n in state.keys() ^ own.keys()]
+        if wrong:
+            raise HVAEError("the checkpoint is of another configuration: " + "; ".join(sorted(wrong)[:4]))
+        vae.load_state_dict(state)
+
+
+class RunDirectory:
+    """A run on disk. Make one with :meth:`create` or open one with :meth:`open`."""
+
+    def __init__(self, path: Path, config: dict[str, Any]):
+        self.path, self.config = path, config
+
+    # -- making and opening
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, overwrite: bool) -> RunDirectory:
+        """A new run directory; one that exists is refused unless ``overwrite``, and then only a run is removed."""
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise HVAEError(f"{path} exists; use overwrite=True (--overwrite) to replace it, resume=True (--resume) to go "
+                                "on with it, or another directory")  # fmt: skip
+            if not (path / "config.json").is_file():
+                raise HVAEError(
+                    f"{path} is not a run directory (no config.json), so it is not overwritten; choose another"
+                )
+            shutil.rmtree(path)
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        full = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **config, "versions": versions(),
+                "git_revision": git_revision(), "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
+        write_atomically(path / "config.json", lambda file: file.write_text(json.dumps(full, indent=1)))
+        return cls(path, full)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
+        """A run directory that exists."""
+        path = Path(path)
+        file = path / "config.json"
+        if not file.is_file():
+            raise HVAEError(
+                f"{path} is not a run directory: it has no config.json. `pyro-hvae train … --out {path}` makes one"
+            )
+        try:
+            config = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise HVAEError(f"{file} is damaged ({error})") from error
+        if config.get("schema") != SCHEMA or config.get("schema_version") != SCHEMA_VERSION:
+            raise HVAEError(f"{file} has schema {config.get('schema')} version {config.get('schema_version')}, expected "
+                            f"{SCHEMA} version {SCHEMA_VERSION}")  # fmt: skip
+        return cls(path, config)
+
+    # -- data
+
+    def write_data(self, data: PatchData) -> None:
+        """Keep the transform and the first held-out patches."""
+        if data.transform is not None:
+            write_netcdf(data.transform.to_dataset(), self.path / "transform.nc")
+        write_netcdf(data.test.isel(image=slice(HELD_OUT)), self.path / "heldout.nc")
+
+    def transform(self) -> Whitening | None:
+        """The whitening transform that the run's data went through."""
+        file = self.path / "transform.nc"
+        return Whitening.from_dataset(read_netcdf(file)) if file.exists() else None
+
+    def held_out(self) -> xr.Dataset:
+        """The held-out patches (at most 10,000)."""
+        dataset = read_netcdf(self.path / "heldout.nc")
+        text = {n: ("image", dataset[n].values.astype(str)) for n in ("source", "family", "split") if n in dataset}
+        return dataset.assign_coords(text)
+
+    # -- history and checkpoints
+
+    def write_history(self, history: xr.Dataset) -> None:
+        """Replace history.nc."""
+        write_netcdf(history, self.path / "history.nc")
+
+    def history(self) -> xr.Dataset:
+        """Training metrics by ``step``, held-out ones by ``evaluation``."""
+        return read_netcdf(self.path / "history.nc")
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint files, oldest first."""
+        found = (self.path / "checkpoints").glob("step-*.safetensors")
+        return sorted(p for p in found if _CHECKPOINT.fullmatch(p.name))
+
+    def latest(self) -> Checkpoint:
+        """The newest checkpoint."""
+        if not (paths := self.checkpoints()):
+            raise HVAEError(f"{self.path} has no checkpoint yet; start the run again with overwrite=True (--overwrite)")
+        return Checkpoint.read(paths[-1])
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> Path:
+        """Write, sync, rename; then drop all but the newest two."""
+        path = self.path / "checkpoints" / f"step-{checkpoint.step:08d}.safetensors"
+        content = checkpoint.bytes()
+        write_atomically(path, lambda file: file.write_bytes(content))
+        for old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
+            old.unlink()
+        return path
+
+    # -- what a checkpoint must agree with
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what must not change when a run goes on: everything but the number of steps."""
+        return fingerprint(self.config)
+
+    @property
+    def fit_config(self) -> FitConfig:
+        """The training configuration."""
+        return FitConfig.from_dict(self.config["fit"])
+
+
+RECORDED = ("vae", "objective", "fit", "data")
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """See :attr:`RunDirectory.fingerprint`."""
+    recorded = {key: config[key] for key in RECORDED}
+    recorded["fit"] = {k: v for k, v in config["fit"].items() if k != "steps"}
+    text = json.dumps(recorded, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Where two configurations differ, as ``field: ours, theirs``."""
+    found = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a!r} given, {b!r} in the run")
+    return found
+
+
+def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
+    """A netCDF-4 file, atomically."""
+    write_atomically(path, lambda file: dataset.to_netcdf(file, engine="netcdf4"))
+
+
+def read_netcdf(path: Path) -> xr.Dataset:
+    """A netCDF-4 file in memory; :class:`HVAEError` if missing or damaged."""
+    if not path.is_file():
+        raise HVAEError(f"{path}: no such file; the run directory is incomplete")
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as dataset:
+            return dataset.load()
+    except Exception as error:  # the netCDF and HDF5 layers raise many kinds on damaged files
+        raise HVAEError(f"{path}: damaged or not a netCDF file ({type(error).__name__}: {error})") from error
+
+
+def load(path: str | os.PathLike[str], *, vae: HVAE | None = None) -> HVAE:
+    """The trained pair of a run directory (its newest checkpoint), or of one checkpoint inside a run directory.
+
+    :param vae: a freshly built pair to load into, needed where the run holds programs of your own.
+    :raises HVAEError: for a missing or damaged run or checkpoint, or one of another configuration.
+    """
+    path = Path(path)
+    if path.is_file():
+        checkpoint, run = Checkpoint.read(path), RunDirectory.open(path.parent.parent)
+    else:
+        run = RunDirectory.open(path)
+        checkpoint = run.latest()
+    if vae is None:
+        vae = from_config(run.config["vae"])
+    checkpoint.load_into(vae)
+    vae.record = {key: run.config[key] for key in RECORDED} | {"step": checkpoint.step}
+    return vae

@@ -1,0 +1,329 @@
+"""The report holds everything that applies and says why the rest does not; numbers and page agree with the functions."""
+
+import base64
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+from planted import Planted
+
+from pyro_hvae.analysis import collect, style
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.report import ANALYSES, analyse
+from pyro_hvae.report import registry as registry_module
+from pyro_hvae.report.page import comparison, formatted
+from pyro_hvae.report.registry import find
+from pyro_hvae.report.report import file_labels
+from pyro_hvae.storage.audit_file import write_audit
+from pyro_hvae.storage.posterior_file import open_posterior
+
+from .test_guide_audit import plant as plant_audit
+
+#: What applies to a planted file: all but what needs masked images.
+APPLY = set(ANALYSES) - {"inpainting"}
+KEYS = {"analysis", "name", "title", "value", "n", "unit", "file", "attributes"}
+
+
+def strict(path):
+    """JSON as the standard has it: no NaN, no infinities."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in {path}")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Fewer images than elsewhere: here it matters what is reported, not how well it is estimated."""
+    truth = {"natural": 80, "train": 24, "test": 16, "units": 14}
+    return Planted(tmp_path_factory.mktemp("planted") / "planted.nc", **truth).write()
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures are most of the time of a report; they are drawn where they matter."""
+    monkeypatch.setattr("pyro_hvae.report.report.png", lambda picture: b"not drawn")
+    monkeypatch.setattr(registry_module.Analysis, "picture", lambda self, dataset: style.Picture(None, ""))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Two analyses only, where it does not matter which."""
+    chosen = {name: ANALYSES[name] for name in ("bound_terms", "reconstruction")}
+    monkeypatch.setattr("pyro_hvae.report.report.ANALYSES", chosen)
+    monkeypatch.setattr("pyro_hvae.report.report.COMPARISONS", {})
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def report(planted, tmp_path_factory):
+    return analyse(planted.path, tmp_path_factory.mktemp("report"))
+
+
+def test_every_analysis_is_in_results_with_value_uncertainty_n_unit_and_origin(report, planted):
+    results = strict(report.parent / "results.json")
+    assert {entry["analysis"] for entry in results} == set(ANALYSES)
+    for entry in results:
+        if entry["analysis"] not in APPLY:
+            assert entry["value"] is None and "does not apply" in entry["message"]
+            continue
+        assert set(entry) >= KEYS
+        assert ("se" in entry) != ("interval" in entry)
+        assert entry["n"] > 0 or entry["value"] is None  # no unit of that kind
+        assert entry["file"] == str(planted.path)
+        assert entry["attributes"]["preset"] == "planted"
+        assert entry["attributes"]["schema_version"] == "1"
+        assert "message" not in entry
+
+
+def test_results_are_those_of_the_functions(report, planted):
+    results = {(entry["analysis"], entry["name"]): entry for entry in strict(report.parent / "results.json")}
+    with open_posterior(planted.path) as tree:
+        for analysis in map(find, APPLY):
+            for entry in collect(analysis.run(tree)):
+                found = results.pop((entry["analysis"], entry["name"]))
+                assert found["value"] == (None if entry["value"] is None else pytest.approx(entry["value"], rel=1e-9))
+    assert all("message" in entry for entry in results.values())
+
+
+def test_page_is_self_contained_and_has_every_figure(report):
+    page = report.read_text(encoding="utf-8")
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert "http" not in page.replace("http-equiv", "")
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    files = sorted((report.parent / "figures").glob("*.png"))
+    assert [path.name for path in files] == sorted(f"{name}-planted.png" for name in APPLY)
+    assert sorted(base64.b64decode(picture) for picture in pictures) == sorted(path.read_bytes() for path in files)
+    for analysis in ANALYSES.values():
+        assert f'<h2 id="{analysis.name}">{analysis.title}</h2>' in page
+    assert page.count("n = ") > 10
+    assert "&#34;z1&#34;: 112" in page  # the configuration
+
+
+def test_an_existing_report_is_refused_and_replaced_on_request(report, planted, tmp_path, few):
+    with pytest.raises(HVAEError, match=r"report\.html.* exists; .*overwrite"):
+        analyse(planted.path, report.parent)
+    (tmp_path / "posterior-of-mine.nc").write_text("mine")
+    analyse(planted.path, tmp_path)
+    before = (tmp_path / "report.html").stat().st_mtime_ns
+    (tmp_path / "figures" / "stale.png").write_text("")
+    analyse(planted.path, tmp_path, overwrite=True)
+    assert (tmp_path / "report.html").stat().st_mtime_ns > before
+    assert (tmp_path / "posterior-of-mine.nc").read_text() == "mine"
+    assert not (tmp_path / "figures" / "stale.png").exists()
+
+
+def test_several_files_stand_side_by_side(plant, tmp_path, undrawn):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = (
+        plant("a/posterior.nc"),
+        plant("b/posterior.zarr", z2_active=4, z2_collapsed=4, seed=5, train=30, test=30),
+    )
+    page = analyse([first.path, second.path], tmp_path / "out")
+    rows = {row["title"]: row for row in comparison(strict(tmp_path / "out" / "results.json"))}
+    assert [cell["text"] for cell in rows["active dimensions, z2"]["cells"]] == ["5 [5, 5]", "4 [4, 4]"]
+    assert [cell["n"] for cell in rows["texture family decoded from, z2 mean"]["cells"]] == [120, 90]
+    text = page.read_text(encoding="utf-8")
+    assert "<th>a (planted, TopDownGuide)</th><th>b (planted, TopDownGuide)</th>" in text
+    assert len(list((tmp_path / "out" / "figures").glob("*-b.png"))) == len(APPLY)
+
+
+def messages(page):
+    text = re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8"))
+    return re.sub(r"\s+", " ", text).replace("&#39;", "'")
+
+
+def applied(page):
+    return {entry["analysis"] for entry in strict(page.parent / "results.json") if "message" not in entry}
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        "bound",
+        "prior_predictive",
+        "posterior_predictive",
+        "observed_data",
+        "posterior_moments",
+        "constant_data",
+        "sample_stats",
+    ],
+)
+def test_a_missing_group_costs_only_what_needs_it(planted, edit, tmp_path, undrawn, group):
+    lost = {name for name, analysis in ANALYSES.items() if any(need.startswith(f"{group}/") for need in analysis.needs)}
+    page = analyse(edit(planted.path, lambda tree: tree.__delitem__(group)), tmp_path / "out")
+    assert applied(page) == APPLY - lost
+    optional = ("posterior_moments", "sample_stats")
+    assert f"group {group} is missing" in messages(page) or group in optional
+    for name in lost & APPLY:
+        assert re.search(rf"{name} does not apply: the file lacks {group}/", messages(page))
+
+
+def lacking(*words: str) -> set[str]:
+    """Analyses whose needs name one of the words."""
+    return {name for name, analysis in ANALYSES.items() if any(w in need for need in analysis.needs for w in words)}
+
+
+def test_one_family_no_active_dimension_and_nan_leave_the_rest(plant, edit, tmp_path, undrawn):
+    def spoil(tree: xr.DataTree) -> None:
+        tree["constant_data"]["A"] = 0.0 * tree["constant_data"]["A"]
+        tree["bound"]["elbo"][:] = float("nan")
+        tree["posterior_moments"]["z2_mean"][3] = float("nan")
+        tree.attrs["objective"] = float("nan")
+
+    page = analyse(edit(plant(families=("bark",)).path, spoil), tmp_path / "out")
+    of_fields = {"gabor_fits", "noise_correlations", "sparseness", "receptive_fields", "contextual_prior"}
+    assert applied(page) == APPLY - {"texture_decoding", "texture_selectivity", "bound_terms"} - of_fields
+    said = messages(page)
+    assert "decoding needs at least two texture families, the file has ['bark']" in said
+    assert "no image has finite values in bound/elbo" in said
+    assert "z1: no active dimension" in said
+    assert "no z1 unit is active, so there are no fields to fit" in said
+    assert "1 of 400 images left out: posterior_moments/z2_mean is not finite there" in said
+    assert "failed with" not in said
+
+
+def test_one_image_gives_numbers_without_errors(plant, tmp_path, undrawn):
+    page = analyse(plant(natural=1, train=0, test=0).path, tmp_path / "out")
+    few = {"texture_decoding", "texture_selectivity", "noise_correlations", "receptive_fields", "contextual_prior"}
+    assert applied(page) == APPLY - few
+    said = messages(page)
+    assert "the variance of posterior means needs at least two images" in said
+    assert "need a family (or natural images) of at least 10 images" in said
+    assert "(no interval)" in said
+    assert "failed with" not in said
+
+
+def test_a_one_layer_file_is_analysed(planted, edit, tmp_path, undrawn):
+    def drop(tree: xr.DataTree) -> None:
+        for group in ("posterior_moments", "bound", "constant_data", "posterior"):
+            flat = tree[group].to_dataset()
+            tree[group] = xr.DataTree(
+                flat.drop_vars([name for name in flat.data_vars if "z2" in name]).drop_dims("z2_dim", errors="ignore")
+            )
+
+    page = analyse(edit(planted.path, drop), tmp_path / "out")
+    assert applied(page) == APPLY - lacking("z2") - {"aggregate_posterior"}
+    assert "zero noise correlation by construction" in messages(page)
+    assert "there is no layer above it" in messages(page)
+    assert "Incomplete file" not in messages(page)
+    assert "failed with" not in messages(page)
+
+
+def test_masked_images_are_inpainted(planted, edit, tmp_path, undrawn):
+    def mask(tree: xr.DataTree) -> None:
+        observed = tree["observed_data"]
+        shown = np.ones(observed["x"].shape, bool)
+        shown[:, 44:48] = False
+        observed["mask"] = xr.DataArray(shown, dims=("image", "pixel"))
+
+    page = analyse(edit(planted.path, mask), tmp_path / "out")
+    assert applied(page) == APPLY | {"inpainting"}
+
+
+def test_a_bottom_up_file_says_that_its_noise_correlations_are_zero(planted, edit, tmp_path, undrawn):
+    def silence(tree: xr.DataTree) -> None:
+        moments = tree["posterior_moments"]
+        moments["z1_variance_from_z2"][:] = 0.0
+        moments["z1_correlation"].values[:] = np.eye(planted.units)
+
+    page = analyse(edit(planted.path, silence), tmp_path / "out")
+    assert messages(page).count("zero noise correlation by construction") >= 2  # correlations and their decoding
+    names = {entry["name"] for entry in strict(page.parent / "results.json")}
+    assert "accuracy[z1_correlation]" not in names
+    assert "accuracy[z2_mean]" in names
+
+
+def test_a_sweep_gets_figures_of_all_files_together(plant, tmp_path, undrawn):
+    """Three files: two sizes of z2, two numbers of particles."""
+    small = {"natural": 40, "train": 12, "test": 6, "draws": 30}
+    paths = [
+        plant(f"{n}-{k}.nc", z2_active=n, z2_collapsed=n, particles=k, **small).path
+        for n, k in ((3, 1), (5, 1), (5, 10))
+    ]
+    page = analyse(paths, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out" / "figures").glob("*by_*.png")} == {
+        "bound_by_particles.png",
+        "active_by_size.png",
+    }
+    assert "Active dimensions by size of z2." in messages(page)
+    assert "n = 3 models" in messages(page)
+
+
+def test_an_audit_among_the_files_adds_its_section(planted, tmp_path, few):
+    write_audit(plant_audit(real=0.5), tmp_path / "audit.nc")
+    write_audit(plant_audit(images=8, r_hat=np.full(8, 1.5)), tmp_path / "stuck.nc")
+    page = analyse([planted.path, tmp_path / "audit.nc", tmp_path / "stuck.nc"], tmp_path / "out")
+    results = strict(tmp_path / "out" / "results.json")
+    (real,) = [entry for entry in results if entry["name"] == "real[guide]"]
+    assert abs(real["value"] - 0.5) < 4 * real["se"] and real["file"] == str(tmp_path / "audit.nc")
+    assert {entry["analysis"] for entry in results if entry["file"] == str(planted.path)} == set(few)
+    assert (tmp_path / "out" / "figures" / "guide_audit-audit.png").exists()
+    text = page.read_text(encoding="utf-8")
+    assert '<h2 id="guide_audit">How much of the guide&#39;s posterior is real</h2>' in text
+    section = text[text.index('<h2 id="guide_audit">') :]
+    assert "<th>audit</th><th>stuck</th><th>unit</th>" in section, "a column an audit, none of posterior files"
+    assert section.count("data:image/png") == 1
+    said = messages(page)
+    assert "the reference converged for none of 8 images" in said
+    assert "audit, reference: gibbs" in said
+    alone = analyse(tmp_path / "audit.nc", tmp_path / "alone")
+    assert applied(alone) == {"guide_audit"} and "Posterior report: audit" in messages(alone)
+
+
+def test_an_analysis_that_crashes_or_cannot_be_drawn_costs_nothing_else(planted, tmp_path, few):
+    def crash(*_):
+        raise ZeroDivisionError("planted crash")
+
+    few["bound_terms"] = dataclasses.replace(find("bound_terms"), function=crash)
+    few["reconstruction"] = dataclasses.replace(find("reconstruction"), plot=crash)
+    few["ancestral_samples"] = find("ancestral_samples")
+    page = analyse(planted.path, tmp_path / "out")
+    assert applied(page) == {"reconstruction", "ancestral_samples"}
+    assert messages(page).count("failed with ZeroDivisionError: planted crash") >= 2
+    assert len(list((tmp_path / "out" / "figures").glob("*.png"))) == 1
+
+
+def test_files_that_cannot_be_opened_stop_before_anything_is_written(planted, tmp_path):
+    cut = tmp_path / "cut.nc"
+    cut.write_bytes(planted.path.read_bytes()[:5000])
+    with pytest.raises(HVAEError, match="truncated"):
+        analyse([planted.path, cut], tmp_path / "out")
+    with pytest.raises(HVAEError, match="given twice"):
+        analyse([planted.path, planted.path], tmp_path / "out")
+    with pytest.raises(HVAEError, match="at least one posterior file"):
+        analyse([], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_files_are_short_and_distinct():
+    assert file_labels(["x/top.nc", "y/bottom.nc"]) == ["top", "bottom"]
+    assert file_labels(["x/posterior.nc", "y/posterior.nc"]) == ["x", "y"]
+    assert file_labels(["x/a.nc", "x/b.nc", "y/a.nc"]) == ["x-a", "x-b", "y-a"]
+    assert len(set(file_labels(["1/x/a.nc", "2/x/a.nc"]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"value": -428.912, "se": 0.3349}, "−428.91 ± 0.33"),
+        ({"value": 0.5156, "interval": [0.4911, 0.5401]}, "0.516 [0.491, 0.540]"),
+        ({"value": 314, "interval": [314, 314]}, "314 [314, 314]"),
+        ({"value": 5, "interval": [4, 6]}, "5 [4, 6]"),
+        ({"value": 0.25, "se": None}, "0.250 (no interval)"),
+        ({"value": None, "interval": [None, None]}, "not available"),
+        ({"value": 12345.6, "se": 210.0}, "12346 ± 210"),
+    ],
+)
+def test_numbers_are_printed_to_their_uncertainty(entry, text):
+    assert formatted(entry) == text
+
+
+def test_unknown_analyses_are_named_with_the_nearest():
+    with pytest.raises(HVAEError, match="did you mean 'bound_terms'"):
+        find("bound_term")
