@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
+from analysis.test_guide_audit import plant as plant_audit
 from planted import Planted
 
 from pyro_hvae.analysis import collect, style
@@ -19,8 +20,6 @@ from pyro_hvae.report.registry import find
 from pyro_hvae.report.report import file_labels
 from pyro_hvae.storage.audit_file import write_audit
 from pyro_hvae.storage.posterior_file import open_posterior
-
-from .test_guide_audit import plant as plant_audit
 
 #: What applies to a planted file: all but what needs masked images.
 APPLY = set(ANALYSES) - {"inpainting"}
