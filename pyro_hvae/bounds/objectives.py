@@ -96,15 +96,29 @@ class Bound(PyroELBO, abc.ABC):
 
     def _check_gradient(self) -> None:
         averaged = self.alpha == 1 or self.num_particles == 1
-        if self.gradient == "stl" and not averaged:
-            raise HVAEError("gradient='stl' is biased inside an importance-weighted or Rényi bound; use 'dreg'")
-        if self.gradient == "rao_blackwell" and not averaged:
+        if self._path == "stl" and not averaged:
             raise HVAEError(
-                "gradient='rao_blackwell' takes expectations over z1 in closed form, which an importance weight does not "
-                "allow; use 'dreg', or the ELBO"
+                f"gradient={self.gradient!r} is biased inside an importance-weighted or Rényi bound; use "
+                f"{self.gradient.replace('stl', 'dreg')!r}"
             )
-        if self.gradient == "dreg" and not math.isfinite(self.alpha):
-            raise HVAEError("gradient='dreg' needs a finite alpha; use 'standard'")
+        if self._closed and not averaged and self.alpha < 0:
+            raise HVAEError(
+                f"gradient={self.gradient!r} puts a lower bound of log p(x|z2) into the weights, and alpha = "
+                f"{self.alpha:g} makes an upper bound on log p(x) of them: the result would be neither. Use another gradient, "
+                "or alpha >= 0"
+            )
+        if self._path == "dreg" and not math.isfinite(self.alpha):
+            raise HVAEError(f"gradient={self.gradient!r} needs a finite alpha; leave dreg out")
+
+    @property
+    def _closed(self) -> bool:
+        """Whether z1 is taken in closed form."""
+        return self.gradient.startswith("rao_blackwell")
+
+    @property
+    def _path(self) -> str | None:
+        """``"stl"`` or ``"dreg"`` where sampled sites have path derivatives alone."""
+        return next((name for name in ("stl", "dreg") if self.gradient.endswith(name)), None)
 
     def beta_of(self, site: str) -> Beta:
         """The factor of a site's log p - log q."""
@@ -122,9 +136,10 @@ class Bound(PyroELBO, abc.ABC):
         """
         forms = self._forms(model, guide, args, kwargs)
         paths: dict[str, Tensor] = {}
-        if self.gradient in ("stl", "dreg"):
-            pair, paths = gradients.path_pair(model, guide, args, kwargs, self.num_particles)
-        elif self.gradient == "rao_blackwell":
+        if self._path:
+            draw = gradients.mean_path_pair if self._closed else gradients.path_pair
+            pair, paths = draw(model, guide, args, kwargs, self.num_particles)
+        elif self._closed:
             pair = gradients.mean_pair(model, guide, args, kwargs, self.num_particles)
         else:
             pair = trace_pair(model, guide, args, kwargs, self.num_particles)
@@ -148,8 +163,7 @@ class Bound(PyroELBO, abc.ABC):
         """log p of the observed sites and log p - log q of the latent ones, ``(K, image)`` or ``(image,)``."""
         terms = {}
         for name, node in pair.observed.items():
-            rao_blackwell = self.gradient == "rao_blackwell"
-            terms[name] = gradients.expected_log_likelihood(pair, node, model.A) if rao_blackwell else log_prob(node)
+            terms[name] = gradients.expected_log_likelihood(pair, node, model.A) if self._closed else log_prob(node)
         guide_sites = sample_sites(pair.guide, observed=False)
         for name, p in pair.latents.items():
             q, form = guide_sites[name], forms[name]
@@ -173,15 +187,16 @@ class Bound(PyroELBO, abc.ABC):
             for name in set(self.beta) - {""} - set(pair.latents):
                 raise unknown("site in beta", name, pair.latents)
             forms = dict.fromkeys(pair.latents, "sample")
-            if self.gradient in ("stl", "dreg"):
+            if self._path:
                 gradients.check_stopped(guide, args, kwargs)
-            elif self.alpha == 1:
+            analytic = self.alpha == 1 and not self._path
+            if analytic or self._closed:
                 structure = Structure.of(model, guide, args, kwargs, pair)
+            if analytic:
                 forms = {name: structure.analytic_form(name, pair) for name in pair.latents}
-                if self.gradient == "rao_blackwell":
-                    gradients.check_linear(model, pair, args, kwargs, structure)
-            elif self.gradient == "rao_blackwell":  # K = 1: any order is the ELBO
-                raise HVAEError("gradient='rao_blackwell' belongs to the ELBO; use hvae.ELBO(gradient='rao_blackwell')")
+            if self._closed:
+                gradients.check_linear(model, pair, args, kwargs, structure)
+                forms[gradients.LINEAR_SITE] = "kl"
         self._planned = (model, guide, forms)
         return forms
 

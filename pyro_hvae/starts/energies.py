@@ -13,10 +13,11 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.programs.guides import BottomUpGuide, MeanFieldGuide, TopDownGuide
+from pyro_hvae.programs.guides import BottomUpGuide, TopDownGuide
+from pyro_hvae.programs.ladder import LadderGuide
 from pyro_hvae.programs.models import MarkovModel, SkipModel
 from pyro_hvae.programs.pair import HVAE
-from pyro_hvae.starts.linear_regime import Q_LOG_VARIANCE, SHIFT, TOP_DOWN_GAIN, start_conditional, start_layers
+from pyro_hvae.starts.linear_regime import GUIDES, Q_LOG_VARIANCE, SHIFT, TOP_DOWN_GAIN, start_conditional, start_layers
 
 PAIR_GAIN = 2.0  # standard deviation of what a pair of units reads: far enough from zero to be rectified
 LEAST_IMAGES = 1000
@@ -35,9 +36,7 @@ def start_from_energies(vae: HVAE, x: Tensor) -> HVAE:
     :raises HVAEError: for other pairs, too few images, or where no unit of z1 is active.
     """
     model, guide = vae.model, vae.guide
-    if not isinstance(guide, (TopDownGuide, BottomUpGuide, MeanFieldGuide)) or not isinstance(
-        model, (MarkovModel, SkipModel)
-    ):
+    if not isinstance(guide, GUIDES) or not isinstance(model, (MarkovModel, SkipModel)):
         raise HVAEError(
             f"the start from energies knows our own two-layer pairs, not {type(model).__name__} with {type(guide).__name__}"
         )
@@ -53,8 +52,9 @@ def start_from_energies(vae: HVAE, x: Tensor) -> HVAE:
     x = x.to(model.A)
     z1 = _posterior(guide, x)
     mean, variance = z1.mean.mean(0), z1.mean.var(0) + z1.variance.mean(0)
-    if isinstance(guide, TopDownGuide):
-        seen, layers, head = guide.bottom_up[0](x), guide.bottom_up[1].layers, guide.heads[1]
+    if isinstance(guide, (TopDownGuide, LadderGuide)):
+        seen, layers = guide.bottom_up[0](x), guide.bottom_up[1].layers
+        head = guide.heads[1] if isinstance(guide, TopDownGuide) else guide.top
     else:
         trunk, head = guide.conditionals[1].children()
         seen, layers = (z1.mean if isinstance(guide, BottomUpGuide) else x), trunk.layers
@@ -73,10 +73,13 @@ def start_from_energies(vae: HVAE, x: Tensor) -> HVAE:
     p_head = network[1]
     # Laplace(b) has variance 2 b²; in both families the scale is exp(v / 2)
     scale_squared = variance / (2 if model.families[0] == "laplace" else 1)
-    p_head.bias[: p_head.dim] += mean
-    p_head.bias[p_head.dim :] = scale_squared.clamp(min=1e-6).log()
+    p_head.location_bias.add_(mean)
+    p_head.v_bias.copy_(scale_squared.clamp(min=1e-6).log())
     if isinstance(model, SkipModel):
         nn.init.zeros_(model.skip_to_image.weight)
+    if isinstance(guide, LadderGuide):
+        guide.start_in_closed_form()  # p(z1) has changed
+    vae.starts.append({"start": "energies", "images": len(x)})
     return vae
 
 
@@ -115,15 +118,12 @@ def _start_energies(layers: nn.ModuleList, head: nn.Linear, seen: Tensor, z1: Te
         layer.weight.copy_(weight / torch.where(spread > 0, spread, torch.ones_like(spread)))
         layer.bias.copy_(SHIFT - layer.weight @ features.mean(0))
         features = nn.functional.softplus(layer(features))
-    location = torch.empty_like(head.weight[: head.dim])
+    location = torch.empty_like(head.location_weight)
     nn.init.orthogonal_(location)
     if not others:
         location[:, pairs : 2 * pairs] = location[:, :pairs]
     location /= ((features - features.mean(0)) @ location.T).std(0)[:, None]
-    nn.init.zeros_(head.weight)
-    head.weight[: head.dim] = location
-    head.bias[: head.dim] = -(location @ features.mean(0))
-    head.bias[head.dim :] = Q_LOG_VARIANCE
+    head.set_linear(location, -(location @ features.mean(0)), Q_LOG_VARIANCE)
 
 
 def _start_way_down(guide: TopDownGuide) -> None:

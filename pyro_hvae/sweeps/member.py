@@ -124,7 +124,9 @@ def _train(settings: Settings, data: PatchData, run: Path, device: str) -> Run:
     if not begun and run.exists():
         shutil.rmtree(run)
     options = settings.fit_options()
-    return fit(settings.build(), data, out=run, resume=begun, device=device, progress=False, **options)
+    return fit(
+        settings.build(data, resumed=begun), data, out=run, resume=begun, device=device, progress=False, **options
+    )
 
 
 @contextlib.contextmanager

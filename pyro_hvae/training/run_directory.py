@@ -267,5 +267,6 @@ def load(path: str | os.PathLike[str], *, vae: HVAE | None = None) -> HVAE:
     if vae is None:
         vae = from_config(run.config["vae"])
     checkpoint.load_into(vae)
-    vae.record = {key: run.config[key] for key in RECORDED} | {"step": checkpoint.step}
+    vae.starts = run.config.get("starts", [])
+    vae.record = {key: run.config[key] for key in RECORDED} | {"starts": vae.starts, "step": checkpoint.step}
     return vae
