@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import xarray as xr
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.infer import ELBO as PyroELBO
 from pyro.poutine import Trace
 from torch import Tensor
@@ -167,7 +167,9 @@ class Bound(PyroELBO, abc.ABC):
         guide_sites = sample_sites(pair.guide, observed=False)
         for name, p in pair.latents.items():
             q, form = guide_sites[name], forms[name]
-            if form == "kl":
+            if form == "kl_to_prior":
+                terms[name] = _masked(-sum_rightmost(q["fn"].base_dist.kl_to_prior(), q["fn"].event_dim), p)
+            elif form == "kl":
                 terms[name] = _masked(-kl_divergence(q["fn"], p["fn"]), p)
             elif form == "entropy":
                 terms[name] = log_prob(p) + _masked(q["fn"].entropy(), p)
@@ -197,6 +199,10 @@ class Bound(PyroELBO, abc.ABC):
             if self._closed:
                 gradients.check_linear(model, pair, args, kwargs, structure)
                 forms[gradients.LINEAR_SITE] = "kl"
+            if model in getattr(guide, "shared", ()):
+                forms |= {
+                    name: "kl_to_prior" for name, form in forms.items() if form == "kl" and _own_prior(pair, name)
+                }
         self._planned = (model, guide, forms)
         return forms
 
@@ -280,6 +286,13 @@ def power_mean(log_w: Tensor, alpha: float) -> Tensor:
     largest = largest.detach()
     # expm1 and log1p: for e near 0 log-sum-exp would lose the differences to rounding
     return largest + torch.log1p(torch.expm1(e * (log_w - largest)).mean(0)) / e
+
+
+def _own_prior(pair: PairTrace, site: str) -> bool:
+    """Whether q of a site is a product with the very p of the model, so that its KL to it has a simpler form."""
+    q, p = (trace.nodes[site]["fn"] for trace in (pair.guide, pair.model))
+    q, p = getattr(q, "base_dist", q), getattr(p, "base_dist", p)
+    return hasattr(q, "kl_to_prior") and torch.equal(q.loc, p.loc) and torch.equal(q.scale, p.scale)
 
 
 def _multiply(scale: Tensor) -> Callable[[Tensor], Tensor]:
