@@ -92,12 +92,8 @@ class Head(_Rows, nn.Linear):
 class FullNormal(dist.MultivariateNormal):
     """Normal with a covariance matrix; terms of its densities unit by unit, each given the units before it.
 
-    :param loc: ``(..., dim)``.
-    :param scale_tril: lower triangular, positive on the diagonal, ``(..., dim, dim)``.
+    Made as its base: ``FullNormal(loc, scale_tril=L)`` with ``loc (..., dim)`` and ``L (..., dim, dim)`` lower triangular.
     """
-
-    def __init__(self, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None):
-        super().__init__(loc, scale_tril=scale_tril, validate_args=validate_args)
 
     def unit_log_prob(self, value: Tensor) -> Tensor:
         """log q(z_i | z_1 … z_i-1), ``(..., dim)``; sums to ``log_prob``."""
@@ -145,7 +141,7 @@ class FullHead(_Rows, nn.Linear):
         diagonal = torch.exp(0.5 * v.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND))
         lower = F.pad(below, (1, 0)).index_select(-1, self._index).unflatten(-1, (self.dim, self.dim))
         lower = lower + torch.eye(self.dim, dtype=out.dtype, device=out.device)
-        return FullNormal(loc, lower * diagonal.unsqueeze(-1))
+        return FullNormal(loc, scale_tril=lower * diagonal.unsqueeze(-1))
 
 
 def conditional(in_features: int, hidden: Sequence[int], dim: int, family: str) -> nn.Sequential:
