@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ def build(
     name: str,
     *,
     guide: str | None = None,
+    guide_options: Mapping[str, Any] | None = None,
     pixels: int | None = None,
     dim_z1: int | None = None,
     dim_z2: int | None = None,
@@ -36,6 +37,7 @@ def build(
 
     :param name: a key of :data:`PRESETS`; ``pyro-hvae presets`` prints them.
     :param guide: another recognition model than the published one, with published hidden units.
+    :param guide_options: other arguments of the guide's class, such as ``{"top": "full"}`` of the ladder guide.
     :param pixels, dim_z1, dim_z2, noise: other sizes than the published ones ([C22] varied dim z2 from 5 to 140).
     :param families: site family of each layer, z1's first: ``("normal", "normal")`` is the "n" variant of a system.
     :param learn_noise: learn the observation noise, which starts at ``noise``.
@@ -71,7 +73,11 @@ def build(
         noise_arguments = dict(noise=p.noise if noise is None else noise, learn_noise=learn_noise)
         model = construct(MODELS[p.model], common | hidden[p.model] | noise_arguments, "model")
         sizes = {} if reads_model(GUIDES[guide]) else common
-        vae = HVAE(model, construct(GUIDES[guide], sizes | hidden[guide], "guide", model), preset=p.name)
+        vae = HVAE(
+            model,
+            construct(GUIDES[guide], sizes | hidden[guide] | dict(guide_options or {}), "guide", model),
+            preset=p.name,
+        )
         vae.recipe = recipe
         return apply_starts(vae, starts, _images(data))
 

@@ -148,6 +148,8 @@ def prepare(
     # Of several processes one makes the directory; the others read it where a run is resumed.
     where = out if main or resume else None
     directory = _directory(where, described | {"compile": compiling}, data, overwrite and main, resume)
+    if resume and directory is not None:
+        described["starts"] = vae.starts = directory.config.get("starts", [])
     if resume and compile == "auto":
         compiling = directory.config.get("compile", compiling)  # a compiled step rounds otherwise than an eager one
     if compile == "auto" and compiling:
