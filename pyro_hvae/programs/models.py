@@ -92,9 +92,9 @@ class GenerativeModel(LayeredProgram, abc.ABC):
     def image_mean(self, z: dict[int, Tensor]) -> Tensor:
         """Mean of p(x | z1 … zL) given the layers ``{l: (..., dim zl)}``; ``(..., pixel)``."""
 
-    def image_offset(self, z: dict[int, Tensor]) -> Tensor:
-        """What the mean of p(x | z1 … zL) is beside A z1: c, and what the layers above z1 add to it past z1."""
-        return self.to_image.bias
+    def skipped(self, z: dict[int, Tensor]) -> Tensor | None:
+        """What the layers above z1 add to the mean of p(x | z1 … zL) past z1; None where they reach it through z1 alone."""
+        return None
 
     @property
     def A(self) -> Tensor:
@@ -175,11 +175,8 @@ class SkipModel(GenerativeModel):
         self.config["skip_hidden"] = skip_hidden
 
     def image_mean(self, z: dict[int, Tensor]) -> Tensor:
-        return self.to_image(z[1]) + self._skipped(z)
+        return self.to_image(z[1]) + self.skipped(z)
 
-    def image_offset(self, z: dict[int, Tensor]) -> Tensor:
-        return self.to_image.bias + self._skipped(z)
-
-    def _skipped(self, z: dict[int, Tensor]) -> Tensor:
+    def skipped(self, z: dict[int, Tensor]) -> Tensor:
         upper = torch.cat([z[l] for l in range(2, self.layers + 1)], dim=-1) if self.layers > 2 else z[2]
         return self.skip_to_image(self.skip(upper))

@@ -70,15 +70,21 @@ class HVAE(nn.Module):
         """The very same generative model (shared parameters, not a copy) under another recognition model.
 
         The ladder guide starts in closed form from the model, with a copy of this pair's q(zL | x) where that is read from the
-        image by layers of the same sizes: of a trained pair it is of use at once.
+        image by layers of the same sizes (it then has ``reads="image"``): of a trained pair it is of use at once. To train it,
+        ask for ``reads="evidence"``.
 
         :param guide: ``"ladder"``, ``"top_down"``, ``"bottom_up"``, ``"mean_field"``, or a guide of your own.
         :param options: hidden units and choices for a guide given by name; by default the published ones for this patch size.
         """
         if isinstance(guide, str):
-            guide = make_guide(guide, self.model, **options)
-            if isinstance(guide, LadderGuide):
-                guide.to(self._probe()).adopt(self.guide)
+            name, guide = guide, make_guide(guide, self.model, **options)
+            if (
+                isinstance(guide, LadderGuide)
+                and not guide.to(self._probe()).adopt(self.guide)
+                and "reads" not in options
+            ):
+                as_read = make_guide(name, self.model, reads="image", **options).to(self._probe())
+                guide = as_read if as_read.adopt(self.guide) else guide
         elif options:
             raise HVAEError(f"options {sorted(options)} configure a guide given by name; this one is already built")
         guide.to(self._probe())  # device and precision of the model

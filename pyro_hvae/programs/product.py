@@ -91,9 +91,13 @@ class LaplaceNormalProduct(dist.TorchDistribution):
 
     @property
     def _pieces(self) -> _Pieces:
-        if self._cached is None:
-            self._cached = _split(self.loc, self.scale, self.center, self.width)
-        return self._cached
+        if self._cached is not None:
+            return self._cached
+        parameters = (self.loc, self.scale, self.center, self.width)
+        pieces = _split(*parameters)
+        if torch.is_grad_enabled() or not any(p.requires_grad for p in parameters):
+            self._cached = pieces  # what was computed without a graph must not be found by who needs one
+        return pieces
 
     @property
     def mean(self) -> Tensor:
@@ -245,8 +249,7 @@ def _energy(k: _Pieces, u: Tensor) -> Tensor:
 
 def _tails(k: _Pieces, u: Tensor) -> tuple[Tensor, Tensor]:
     """P(below u), P(above u)."""
-    t = u.abs()
-    y = t + torch.where(u > 0, k.a, k.tau + k.D)
+    y = torch.where(u > 0, u + k.a, k.tau + k.D - u)
     deep = y < 0
     inner = torch.where(deep, y, torch.zeros_like(y))
     outer = torch.exp(-_energy(k, u) - k.log_sum) * mills(torch.where(deep, torch.zeros_like(y), y)).r0
@@ -285,12 +288,12 @@ def _kl_laplace(q: LaplaceNormalProduct, p: torch.distributions.Laplace) -> Tens
 def _mean_distance(k: _Pieces, v: Tensor) -> Tensor:
     """E|u - v|: E[u] - v and twice the part on the far side of v."""
     up = v >= 0
-    t = v.abs()
+    t = torch.where(up, v, -v)  # abs() has no gradient at zero, where q's own Laplace lies
     y = t + torch.where(up, k.a, k.tau + k.D)
     deep = y < 0
     inner, outer = torch.where(deep, y, torch.zeros_like(y)), torch.where(deep, torch.zeros_like(y), y)
     m = mills(outer)
-    weight = torch.exp(-_energy(k, torch.where(up, t, -t)) - k.log_sum)
+    weight = torch.exp(-_energy(k, v) - k.log_sum)
     part = torch.where(
         deep,
         (normal_pdf(inner) - inner * normal_cdf(-inner)) * torch.exp(LOG_SQRT_2PI - k.log_sum),

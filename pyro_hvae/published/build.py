@@ -73,11 +73,8 @@ def build(
         noise_arguments = dict(noise=p.noise if noise is None else noise, learn_noise=learn_noise)
         model = construct(MODELS[p.model], common | hidden[p.model] | noise_arguments, "model")
         sizes = {} if reads_model(GUIDES[guide]) else common
-        vae = HVAE(
-            model,
-            construct(GUIDES[guide], sizes | hidden[guide] | dict(guide_options or {}), "guide", model),
-            preset=p.name,
-        )
+        recognition = construct(GUIDES[guide], sizes | hidden[guide] | dict(guide_options or {}), "guide", model)
+        vae = HVAE(model, recognition, preset=p.name)
         vae.recipe = recipe
         return apply_starts(vae, starts, _images(data))
 

@@ -66,7 +66,9 @@ def start_guide(guide: nn.Module, input_gain: float) -> None:
         _start_top_down(guide, input_gain)
     elif isinstance(guide, LadderGuide):
         if guide.layers > 1:
-            features, gain = _start_bottom_up(guide.bottom_up, guide.pixels, input_gain)
+            of_image = guide.reads == "image"
+            width = guide.pixels if of_image else 2 * guide.dims[0]
+            features, gain = _start_bottom_up(guide.bottom_up, width, input_gain if of_image else 1.0)
             _start_head(guide.top, features[-1], 1 / gain, Q_LOG_VARIANCE)
     else:
         for network in guide.conditionals:
@@ -110,10 +112,10 @@ def start_conditional(network: nn.Module, gain: float, v: float, input_gain: flo
     _start_head(head, reference, gain / input_gain if len(trunk.layers) else gain, v)
 
 
-def _start_bottom_up(networks: Iterable[nn.Module], pixels: int, input_gain: float) -> tuple[list[Tensor], float]:
-    """Start the networks L_x; returns what they give at x = 0, the image first, and the gain with which they read it."""
+def _start_bottom_up(networks: Iterable[nn.Module], width: int, input_gain: float) -> tuple[list[Tensor], float]:
+    """Start the networks L_x; returns what they give at an input of zero, that first, and the gain with which they read it."""
     networks = list(networks)
-    L_x = [next(networks[0].parameters(), torch.zeros(())).new_zeros(pixels)]
+    L_x = [next(networks[0].parameters(), torch.zeros(())).new_zeros(width)]
     gain = input_gain if len(networks[0].layers) else 1.0
     for network in networks:
         L_x.append(start_layers(network.layers, L_x[-1], gain if len(L_x) == 1 else 1.0))
