@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pyro_hvae.analysis.results import patch_side
+from pyro_hvae.analysis.reading import patch_side
 
 FULL, COLUMN = 7.2, 3.5  # inches: width of a page and of a column
 # Okabe & Ito (2008)

@@ -18,7 +18,7 @@ import markupsafe
 import numpy as np
 import xarray as xr
 
-from pyro_hvae.analysis.results import image_sets
+from pyro_hvae.analysis.reading import image_sets
 from pyro_hvae.report.registry import REPORTED, Analysis
 from pyro_hvae.report.template import PAGE
 from pyro_hvae.storage.audit_file import SCHEMA as AUDIT

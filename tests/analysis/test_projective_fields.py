@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pyro_hvae.analysis import projective_fields
-from pyro_hvae.analysis.projective_fields import median_and_interval, plot_projective_fields
+from pyro_hvae.analysis.projective_fields import plot_projective_fields
+from pyro_hvae.analysis.uncertainty import median_and_interval
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.posterior_file import open_posterior
 

@@ -8,7 +8,9 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyro_hvae.analysis.results import collect, jackknife, number, patch_side, quantity
+from pyro_hvae.analysis.reading import patch_side
+from pyro_hvae.analysis.results import collect, number, quantity
+from pyro_hvae.analysis.uncertainty import jackknife
 from pyro_hvae.errors import HVAEError
 
 

@@ -7,8 +7,8 @@ import xarray as xr
 from scipy import stats
 
 from pyro_hvae.analysis import trust
-from pyro_hvae.analysis.results import binomial_interval
 from pyro_hvae.analysis.trust import plot_trust
+from pyro_hvae.analysis.uncertainty import binomial_interval
 from pyro_hvae.errors import HVAEError
 
 
