@@ -77,8 +77,8 @@ def _evidence(tree: xr.DataTree, sets: dict[str, np.ndarray], notes: list[str]) 
     if k is not None:
         shares, intervals = zip(*rows["evidence_trusted"], strict=True)
         variables |= quantity(
-            "evidence_trusted", ["set"], shares, title=f"images whose evidence has k-hat below {GOOD_K}", unit="share of images",
-            n=counts, interval=intervals,
+            "evidence_trusted", ["set"], shares, title=f"images whose evidence has k-hat below {GOOD_K}",
+            unit="share of images", n=counts, interval=intervals,
         )  # fmt: skip
         if trusted < total:
             notes.append(

@@ -51,10 +51,15 @@ def quantity(
     return made
 
 
+def entry_name(quantity: str, coordinates: Sequence[str]) -> str:
+    """Name of one number of a quantity: ``kl[z1]``, ``bound[natural, elbo]``; the quantity alone where it is one number."""
+    return f"{quantity}[{', '.join(coordinates)}]" if coordinates else quantity
+
+
 def collect(dataset: xr.Dataset) -> list[dict[str, Any]]:
     """Every quantity of a result as JSON-ready objects; NaN becomes None.
 
-    Each object holds ``analysis``, ``name`` (with the entry in brackets where the quantity has several), ``title``,
+    Each object holds ``analysis``, ``name`` (:func:`entry_name`), ``title``,
     ``value``, ``se`` or ``interval`` (95%), ``n`` and ``unit``.
     """
     found = []
@@ -66,7 +71,7 @@ def collect(dataset: xr.Dataset) -> list[dict[str, Any]]:
             keys = [str(dataset[dim].values[i]) for dim, i in at.items()]
             entry: dict[str, Any] = {
                 "analysis": dataset.attrs["analysis"],
-                "name": f"{name}[{', '.join(keys)}]" if keys else str(name),
+                "name": entry_name(str(name), keys),
                 "title": ", ".join([variable.attrs["long_name"], *keys]).replace("_", " "),
                 "value": number(variable.values[index]),
                 "n": int(dataset[f"{name}_n"].values[index]),

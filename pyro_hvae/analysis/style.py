@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable, Iterable
 from functools import wraps
+from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib
@@ -48,6 +51,16 @@ class Picture(NamedTuple):
 
     figure: Figure
     caption: str
+
+    def png(self) -> bytes:
+        """The figure as PNG, with its caption as the description."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=DPI, metadata={"Description": self.caption})
+        return buffer.getvalue()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write :meth:`png` to a file."""
+        Path(path).write_bytes(self.png())
 
 
 def styled(plot: Callable[Arguments, Picture]) -> Callable[Arguments, Picture]:
