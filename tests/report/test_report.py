@@ -119,6 +119,12 @@ def test_page_is_self_contained_and_has_every_figure(report):
     assert [path.name for path in files] == sorted(f"{name}-planted.png" for name in APPLY)
     assert sorted(base64.b64decode(picture) for picture in pictures) == sorted(path.read_bytes() for path in files)
     assert re.findall(r'<h2 id="(\w+)">', page) == ["glance", *ANALYSES, "provenance"]
+    # each section's table holds all numbers of its analysis, not only those at a glance
+    entries = [entry for entry in strict(report.parent / "results.json") if "message" not in entry]
+    sections = dict(zip(re.findall(r'<h2 id="(\w+)">', page), page.split("<h2 id=")[1:], strict=True))
+    for name in APPLY:
+        expected = [formatted(entry) for entry in entries if entry["analysis"] == name]
+        assert re.findall(r'<td>(.*?)<span class="n">', sections[name]) == expected
     assert "<p>Which dimensions of each layer are in use. z1 is judged by" in page
     assert "&#34;z1&#34;: 112" in page  # the configuration
 
