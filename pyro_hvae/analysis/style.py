@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable, Iterable
 from functools import wraps
+from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib
@@ -11,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pyro_hvae.analysis.results import patch_side
+from pyro_hvae.analysis.reading import patch_side
 
 FULL, COLUMN = 7.2, 3.5  # inches: width of a page and of a column
 # Okabe & Ito (2008)
@@ -48,6 +51,16 @@ class Picture(NamedTuple):
 
     figure: Figure
     caption: str
+
+    def png(self) -> bytes:
+        """The figure as PNG, with its caption as the description."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=DPI, metadata={"Description": self.caption})
+        return buffer.getvalue()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write :meth:`png` to a file."""
+        Path(path).write_bytes(self.png())
 
 
 def styled(plot: Callable[Arguments, Picture]) -> Callable[Arguments, Picture]:

@@ -1,4 +1,4 @@
-"""An audit as text and picture; shared by `pyro-hvae audit` and `analyses/guide_audit.py`."""
+"""An audit as text and picture, as `pyro-hvae audit` hands it on."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from pathlib import Path
 import xarray as xr
 
 from pyro_hvae.analysis.guide_audit import guide_audit, plot_guide_audit
-from pyro_hvae.analysis.results import collect
-from pyro_hvae.report.page import formatted
-from pyro_hvae.report.report import png
+from pyro_hvae.report.text import numbers
 
 
 def audit_report(tree: xr.DataTree, picture: Path) -> str:
     """Write the figure of an audit to ``picture`` (PNG) and return its numbers, notes and caption as lines of text."""
     result = guide_audit(tree)
     drawn = plot_guide_audit(result)
-    picture.write_bytes(png(drawn))
-    lines = [f"  {e['title']:<64} {formatted(e)} {e['unit']}  (n = {e['n']})" for e in collect(result)]
-    lines += [f"  note: {note}" for note in result.attrs["notes"].splitlines() if note]
-    return "\n".join([*lines, f"  {drawn.caption}", f"  {picture}"])
+    drawn.save(picture)
+    return f"{numbers(result)}\n  {drawn.caption}\n  {picture}"
