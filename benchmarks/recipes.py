@@ -23,9 +23,9 @@ import torch
 
 import pyro_hvae as hvae
 from pyro_hvae.analysis import active_dimensions, decode_family, gabor_fits
-from pyro_hvae.analysis.trust import GOOD_K
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli import PatchData, concatenate, natural_patches, texture_patches
+from pyro_hvae.storage.pareto_limits import GOOD_K
 from pyro_hvae.training.config import make_config
 from pyro_hvae.training.run_directory import RunDirectory
 
@@ -65,7 +65,7 @@ _EXACT = dict(preset="LinearVAE20", families=("normal",), beta=None, gradient="r
 RECIPES = {
     "fast, ladder": _fast(guide="ladder"),
     "fast, ladder, longer": _fast(24_000, guide="ladder"),
-    "fast": _fast(24_000),
+    "fast": _fast(16_000),
     "fast, LinearVAE": _fast(preset="LinearVAE20"),
     "fast, LinearVAE, ladder": _fast(preset="LinearVAE20", guide="ladder"),
     "fast, LinearVAE Normal, ladder": _fast(preset="LinearVAE20", guide="ladder", families=("normal",)),
