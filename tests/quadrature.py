@@ -34,6 +34,7 @@ from pyro_hvae.programs import (
     MeanFieldGuide,
     SkipModel,
 )
+from pyro_hvae.programs.ladder import LadderGuide
 from pyro_hvae.programs.sites import Head
 
 # ---- pairs to try ---------------------------------------------------------------------------------------------------
@@ -49,6 +50,7 @@ def tiny_pair(
     dims: Sequence[int] | None = None,
     seed: int = 0,
     noise: float = 0.6,
+    ladder: dict[str, str] | None = None,
 ) -> HVAE:
     """A pair of our classes in double precision, layers of one dimension, random weights of moderate size."""
     dims = (1,) * (1 if model == "linear" else len(families)) if dims is None else tuple(dims)
@@ -64,6 +66,8 @@ def tiny_pair(
         }[model](noise=noise, learn_noise=True)
         if guide == "top_down":
             recognition = GUIDES[guide](pixels, dims, families, units, above, above)
+        elif guide == "ladder":
+            recognition = LadderGuide(built, hidden_x=units if layers > 1 else (), **(ladder or {}))
         else:
             recognition = GUIDES[guide](pixels, dims, families, units)
         vae = HVAE(built, recognition).double()
@@ -316,6 +320,8 @@ def _family(family: str, value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 def _recognition(guide: nn.Module, l: int, x: Tensor, z: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
     """Location and scale of q(z_l | …) for one image and values ``z[l] (..., 1)`` of the layers it is inferred from."""
+    if isinstance(guide, LadderGuide):
+        return _head(guide.top, _ladder_features(guide, x))
     if isinstance(guide, BottomUpGuide | MeanFieldGuide):
         trunk, head = guide.conditionals[l - 1]
         return _head(head, _mlp(trunk.layers, z[l - 1] if isinstance(guide, BottomUpGuide) and l > 1 else x))
@@ -330,6 +336,26 @@ def _recognition(guide: nn.Module, l: int, x: Tensor, z: dict[int, Tensor]) -> t
     return _head(guide.heads[l - 1], _mlp([joint.first, *joint.rest.layers], features))
 
 
+def _ladder_features(guide: LadderGuide, x: Tensor) -> Tensor:
+    """What q(zL | x) of a ladder guide reads, from the definition in its docstring."""
+    W, b = guide.evidence[0].location.weight, guide.evidence[0].location.bias
+    m = (x - guide.model.to_image.bias) @ W.T + b
+    h = torch.cat([torch.asinh(m), 0.5 * torch.log(1 + m**2)], -1) if guide.reads == "evidence" else x
+    for network in guide.bottom_up:
+        h = _mlp(network.layers, h)
+    return h
+
+
+def _ladder_evidence(vae: HVAE, x: Tensor, z: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """m_1 and s_1 of one image, given values of the layers above."""
+    evidence, model = vae.guide.evidence[0], vae.model
+    residual = x - model.to_image.bias
+    if isinstance(model, SkipModel):
+        h = _mlp(model.skip.layers, torch.cat([z[l] for l in range(2, model.layers + 1)], -1))
+        residual = residual - h @ model.skip_to_image.weight.T
+    return residual @ evidence.location.weight.T + evidence.location.bias, (evidence.log_variance / 2).exp()
+
+
 def _prior(model: GenerativeModel, l: int, z: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
     """Location and scale of p(z_l | z_l+1)."""
     if l == model.layers:
@@ -338,8 +364,11 @@ def _prior(model: GenerativeModel, l: int, z: dict[int, Tensor]) -> tuple[Tensor
     return _head(head, _mlp(trunk.layers, z[l + 1]))
 
 
-def log_densities(vae: HVAE, x: Tensor, z: dict[int, Tensor], betas: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """log w = log p(x|z) + Σ β_l (log p_l - log q_l), and log q(z | x), for one image at the values ``z[l] (..., 1)``."""
+def log_densities(
+    vae: HVAE, x: Tensor, z: dict[int, Tensor], betas: Sequence[float], weight1: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log w = log p(x|z) + Σ β_l (log p_l - log q_l), log q(z | x), and log q(z1 | …) alone, for one image at the values
+    ``z[l] (row, node, 1)``; a ladder guide's q(z1 | x, z2) is normalised by the sum over its nodes with ``weight1``."""
     model, guide = vae.model, vae.guide
     mean = z[1] @ model.to_image.weight.T + model.to_image.bias
     if isinstance(model, SkipModel):
@@ -347,11 +376,18 @@ def log_densities(vae: HVAE, x: Tensor, z: dict[int, Tensor], betas: Sequence[fl
         mean = mean + h @ model.skip_to_image.weight.T
     log_w = _family("normal", x, mean, model.log_sigma.exp().expand(len(x)))
     log_q = torch.zeros(())
+    log_q1 = torch.zeros(())
     for l, beta in enumerate(betas, start=1):
-        q = _family(guide.families[l - 1], z[l], *_recognition(guide, l, x, z))
+        if isinstance(guide, LadderGuide) and l == 1:
+            q = _family(guide.families[0], z[1], *_prior(model, 1, z))
+            q = q + _family("normal", z[1], *_ladder_evidence(vae, x, z))
+            q = q - torch.logsumexp(q + weight1.log(), -1, keepdim=True)
+        else:
+            q = _family(guide.families[l - 1], z[l], *_recognition(guide, l, x, z))
+        log_q1 = q if l == 1 else log_q1
         log_w = log_w + beta * (_family(model.families[l - 1], z[l], *_prior(model, l, z)) - q)
         log_q = log_q + q
-    return log_w, log_q
+    return log_w, log_q, log_q1
 
 
 def _panels(edges: Tensor) -> tuple[Tensor, Tensor]:
@@ -362,9 +398,11 @@ def _panels(edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _value_grid(vae: HVAE, x: Tensor, panels: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
-    """Values of the layers and weights for integrals over z. Panels of z1 end at the kinks of q(z1|…) and p(z1|z2):
-    the derivative of a Laplace density to a parameter jumps there."""
+def _value_grid(vae: HVAE, x: Tensor, panels: Sequence[int]) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+    """Values of the layers ``(row, node, 1)`` and weights for integrals over z1 and the layer above.
+
+    Panels of z1 end at the kinks of q(z1|…) and p(z1|z2): the derivative of a Laplace density to a parameter jumps there.
+    """
     reach = {"normal": 8.5, "laplace": 34.0}
     guide, families = vae.guide, vae.guide.families
     half = torch.linspace(0, 1, panels[0] // 2 + 1, dtype=torch.float64)
@@ -383,29 +421,49 @@ def _value_grid(vae: HVAE, x: Tensor, panels: Sequence[int]) -> tuple[dict[int, 
         ).double()
         nodes2, weight2 = _panels(edges)
         z[2] = nodes2[:, None]
-    loc, scale = _recognition(guide, 1, x, z)
     rows = len(weight2)
-    edges = (loc + scale * base).expand(rows, -1)
+    if isinstance(guide, LadderGuide):
+        mu, (m, s) = _prior(vae.model, 1, z)[0].expand(rows, 1), _ladder_evidence(vae, x, z)
+        m, s = m.expand(rows, 1), s.expand(rows, 1)
+        low, high = torch.minimum(mu, m) - 8.5 * s, torch.maximum(mu, m) + 8.5 * s
+        edges = low + (high - low) * torch.linspace(0, 1, panels[0] + 1, dtype=torch.float64)
+    else:
+        loc, scale = _recognition(guide, 1, x, z)
+        edges = (loc + scale * base).expand(rows, -1)
     kink = torch.minimum(torch.maximum(_prior(vae.model, 1, z)[0].expand(rows, 1), edges[:, :1]), edges[:, -1:])
     nodes1, weight1 = _panels(torch.cat([edges, kink], -1).sort(-1).values)
-    grid = {1: nodes1.reshape(-1, 1)}
+    grid = {1: nodes1[..., None]}
     if guide.layers == 2:
-        grid[2] = z[2].expand_as(nodes1).reshape(-1, 1)
-    return grid, (weight1 * weight2[:, None]).flatten()
+        grid[2] = z[2].expand_as(nodes1)[..., None]
+    return grid, weight1, weight2
 
 
 def exact_bound(
-    vae: HVAE, x: Tensor, *, alpha: float, particles: int, betas: Sequence[float], panels: Sequence[int] = (60, 24)
+    vae: HVAE,
+    x: Tensor,
+    *,
+    alpha: float,
+    particles: int,
+    betas: Sequence[float],
+    panels: Sequence[int] = (60, 24),
+    closed: bool = False,
 ) -> Tensor:
     """E of the Rényi bound of K particles for one image ``x (pixel,)``; 0-d, differentiable in all parameters.
+
+    With ``closed`` the particles are of z2 alone, and log w is averaged over q(z1 | x, z2) first.
 
     One or two layers of one dimension, z2 Normal. The K-fold integral is undone by log S = ∫ (e^-t - e^-tS) dt/t with
     S = Σ v_i, v = w^(1-α), of which only E[e^-tS] = φ(t)^K, φ(t) = E[e^-tv], is needed: one integral over one particle
     for each t. Integrals are over the values of z, so parameters act through the densities alone.
     """
-    z, cell = _value_grid(vae, x, panels)
-    log_w, log_q = log_densities(vae, x, z, betas)
-    mass = cell * log_q.exp()
+    z, weight1, weight2 = _value_grid(vae, x, panels)
+    log_w, log_q, log_q1 = log_densities(vae, x, z, betas, weight1)
+    if closed:
+        log_w = (weight1 * log_q1.exp() * log_w).sum(-1)
+        mass = weight2 * (log_q - log_q1)[:, 0].exp()
+    else:
+        mass = weight1 * weight2[:, None] * log_q.exp()
+    log_w, mass = log_w.flatten(), mass.flatten()
     keep = mass.detach() > 1e-14
     log_w, mass = log_w[keep], mass[keep]
     if alpha == 1:
