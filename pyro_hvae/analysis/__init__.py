@@ -11,6 +11,7 @@ from pyro_hvae.analysis.ancestral_samples import ancestral_samples
 from pyro_hvae.analysis.bound_terms import bound_terms
 from pyro_hvae.analysis.contextual_prior import contextual_prior
 from pyro_hvae.analysis.gabor_fits import gabor_fits
+from pyro_hvae.analysis.inference_gap import inference_gap
 from pyro_hvae.analysis.inpainting import inpainting
 from pyro_hvae.analysis.noise_correlations import noise_correlations
 from pyro_hvae.analysis.projective_fields import projective_fields
@@ -40,6 +41,7 @@ __all__ = [
     "contextual_prior",
     "decode_family",
     "gabor_fits",
+    "inference_gap",
     "inpainting",
     "noise_correlations",
     "open_posterior",

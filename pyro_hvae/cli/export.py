@@ -49,6 +49,12 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--evidence-images", type=int, metavar="N", help="images, evenly spread, that --evidence is estimated for (all)"
     )
+    parser.add_argument(
+        "--refine", type=int, default=0, metavar="N", help="refine q of each image by N steps first (0); 200 are plenty"
+    )
+    parser.add_argument(
+        "--gap", type=int, default=0, metavar="N", help="images for which log p(x) - ELBO is split into its causes (0)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=run)
@@ -85,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
         receptive_fields=arguments.receptive_fields,
         evidence=arguments.evidence,
         evidence_images=arguments.evidence_images,
+        refine=arguments.refine,
+        gap=arguments.gap,
         transform=transform,
         path=arguments.out,
         overwrite=arguments.overwrite,

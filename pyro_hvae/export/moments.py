@@ -15,6 +15,7 @@ from pyro_hvae.bounds.structure import Structure
 from pyro_hvae.bounds.traces import PairTrace, check_layout, log_prob, sample_sites, trace_pair
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE
+from pyro_hvae.programs.sites import FullNormal
 from pyro_hvae.sampling.diagnostics import effective_sample_size, pareto_k
 from pyro_hvae.sampling.memory import chunk_bytes
 
@@ -98,7 +99,6 @@ class Moments:
             return t
 
         for site, node in guide.items():
-            q, p = node["fn"].base_dist, pair.latents[site]["fn"].base_dist
             conditional = grouped(node["fn"].mean)
             centred = moments(site, grouped(node["value"]) if self.resampled else conditional)
             if not self.resampled:
@@ -108,11 +108,8 @@ class Moments:
                 if self.request.units:
                     u = centred[..., list(self.request.units)]
                     total.add("cross", torch.einsum("gkb,gkbi,gkbj->bij", W, u, u), groups)
-            if self.forms[site] == "kl" and not self.resampled:
-                per_dim = kl_divergence(q, p)
-            else:
-                per_dim = q.log_prob(node["value"]) - p.log_prob(node["value"])
-            mean(f"{site}_kl", grouped(per_dim))
+            value = None if self.forms[site] == "kl" and not self.resampled else node["value"]
+            mean(f"{site}_kl", grouped(unit_kl(node["fn"], pair.latents[site]["fn"], value)))
         moments("x", grouped(image["fn"].mean))
         mean("x_within", grouped(image["fn"].variance))
         mean("reconstruction", log_x)
@@ -190,6 +187,15 @@ class Moments:
             "log_density": xr.Dataset(densities),
             "log_likelihood": xr.Dataset({"x": (dims, kept["log_x"][None])}),
         }
+
+
+def unit_kl(q: Any, p: Any, value: Tensor | None) -> Tensor:
+    """Contribution of each dimension of a site to KL[q || p], ``(..., dim)``: in closed form, or of one draw ``value``."""
+    p = p.base_dist
+    if isinstance(q, FullNormal):  # a dimension given those before it
+        return q.unit_kl(p) if value is None else q.unit_log_prob(value) - p.log_prob(value)
+    q = q.base_dist
+    return kl_divergence(q, p) if value is None else q.log_prob(value) - p.log_prob(value)
 
 
 class Sums:

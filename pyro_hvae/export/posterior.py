@@ -16,14 +16,20 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.export.gap import PARTS
+from pyro_hvae.export.gap import gap as split_gap
 from pyro_hvae.export.guide_gradient import guide_gradient
 from pyro_hvae.export.model_fields import constants
 from pyro_hvae.export.moments import Moments, Request
+from pyro_hvae.export.refinement import TOGETHER, RefinedGuide, all_together
+from pyro_hvae.export.refinement import refine as refine_guide
 from pyro_hvae.programs import HVAE, GenerativeModel
 from pyro_hvae.sampling.evidence import evidence_importance_sampling
 from pyro_hvae.stimuli import PatchData, Whitening
 from pyro_hvae.storage import posterior_file
 from pyro_hvae.storage.provenance import git_revision, versions
+
+GAP_STEPS = 200  # of refinement where the file itself is not refined
 
 
 def export_posterior(
@@ -38,6 +44,8 @@ def export_posterior(
     receptive_fields: int = 100,
     evidence: int = 0,
     evidence_images: int | None = None,
+    refine: int = 0,
+    gap: int = 0,
     transform: Whitening | None = None,
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -61,6 +69,10 @@ def export_posterior(
     :param evidence: importance samples an image for log p(x), its standard error and k-hat, of which only these numbers
         are kept (:func:`~pyro_hvae.sampling.evidence.evidence_importance_sampling`); 0 for none.
     :param evidence_images: how many images, spread evenly, it is estimated for; it is NaN for the others. None for all.
+    :param refine: steps by which q of each image is refined for that image alone
+        (:func:`~pyro_hvae.export.refinement.refine`) before anything is computed; everything in the file but receptive fields
+        is then of the refined guide. 0 for none.
+    :param gap: how many images, spread evenly, log p(x) - ELBO of the guide is split for (:func:`~pyro_hvae.export.gap.gap`).
     :param transform: the preprocessing of the images, kept in the file.
     :param path: file to write, zarr if it ends in ``.zarr``, netCDF-4 otherwise; None keeps everything in memory.
     :returns: the opened file, or the tree in memory.
@@ -71,7 +83,8 @@ def export_posterior(
             tree = export_posterior(
                 vae, images, draws=draws, resample=resample, moment_draws=moment_draws, units=units,
                 prior_samples=prior_samples, receptive_fields=receptive_fields, evidence=evidence,
-                evidence_images=evidence_images, transform=transform, path=Path(folder) / "posterior.nc", seed=seed,
+                evidence_images=evidence_images, refine=refine, gap=gap, transform=transform,
+                path=Path(folder) / "posterior.nc", seed=seed,
             )  # fmt: skip
             with tree:
                 loaded = tree.load()
@@ -82,25 +95,34 @@ def export_posterior(
         images = images.test
     dataset = _dataset(images, vae.pixels)
     request = _check(vae, draws, resample, moment_draws, units)
+    if min(refine, gap) < 0:
+        raise HVAEError(f"refine is a number of steps and gap one of images, 0 for none; got {refine} and {gap}")
     judged = _judged(dataset.sizes["image"], evidence, evidence_images)
     if receptive_fields < 0:
         raise HVAEError(f"receptive_fields is a number of images, 0 for none; got {receptive_fields}")
     device = next(vae.parameters()).device
-    attrs = _attributes(vae, request, seed)
+    attrs = _attributes(vae, request, seed, refine)
     partial = not isinstance(vae.model, GenerativeModel)
     writer = posterior_file.PosteriorWriter(path, attrs, overwrite=overwrite, partial=partial)
     devices = [device] if device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), writer:
         torch.manual_seed(seed)
         moments = Moments(vae, dataset, request, device)
+        moments.chunk = min(moments.chunk, TOGETHER) if refine else moments.chunk
+        split = np.isin(np.arange(dataset.sizes["image"]), _spread(np.arange(dataset.sizes["image"]), gap))
         for start in range(0, dataset.sizes["image"], moments.chunk):
             chunk = dataset.isel(image=slice(start, start + moments.chunk))
+            pair = moments.vae = refine_guide(vae, moments.images(chunk), refine, seed=seed + start) if refine else vae
             groups = moments.of(chunk) | _observed(chunk)
             if evidence:
                 here = judged[start : start + moments.chunk]
-                found = _evidence(vae, moments.images(chunk), here, evidence, seed + 1 + start)
+                found = _evidence(pair, moments.images(chunk), here, evidence, seed + 1 + start)
                 groups["evidence"] = found.assign_attrs(images=int(judged.sum()))
+            if gap:
+                here = split[start : start + moments.chunk]
+                groups["gap"] = _gap(vae, moments.images(chunk), here, refine or GAP_STEPS, seed + 2 + start)
             writer.append(groups)
+        moments.vae = vae
         writer.write(constants(vae, transform, prior_samples))
         if receptive_fields and "z1" in vae.latents:
             writer.write(_receptive_fields(vae, moments, dataset, receptive_fields))
@@ -153,9 +175,25 @@ def _evidence(vae: HVAE, x: Tensor, judged: np.ndarray, particles: int, seed: in
     attrs = {"estimator": "importance sampling", "num_particles": particles}
     values = {name: np.full(len(x), np.nan) for name in ("log_evidence", "standard_error", "ess", "pareto_k")}
     if judged.any():
-        found = evidence_importance_sampling(vae, x[torch.from_numpy(judged).to(x.device)], particles, seed=seed)
+        here = torch.from_numpy(judged).to(x.device)
+        if isinstance(vae.guide, RefinedGuide):
+            vae = vae.guide.only(vae, x, here)
+        found = evidence_importance_sampling(vae, x[here], particles, seed=seed, **all_together(vae, x[here]))
         for name, row in values.items():
             row[judged] = found[name]
+    return xr.Dataset({name: ("image", row) for name, row in values.items()}, attrs=attrs)
+
+
+def _gap(vae: HVAE, x: Tensor, chosen: np.ndarray, steps: int, seed: int) -> xr.Dataset:
+    """The split of some images of a chunk; NaN for the others."""
+    names = [*PARTS, "elbo", "log_evidence", "standard_error", "pareto_k"]
+    values = {name: np.full(len(x), np.nan) for name in names}
+    attrs: dict[str, Any] = {}
+    if chosen.any():
+        found = split_gap(vae, x[torch.from_numpy(chosen).to(x.device)], steps=steps, seed=seed)
+        attrs = {str(name): value for name, value in found.attrs.items() if name != "seed"}
+        for name, row in values.items():
+            row[chosen] = found[name]
     return xr.Dataset({name: ("image", row) for name, row in values.items()}, attrs=attrs)
 
 
@@ -191,19 +229,20 @@ def _observed(chunk: xr.Dataset) -> dict[str, xr.Dataset]:
     return groups | ({"constant_data": xr.Dataset(coords=labels)} if labels else {})
 
 
-def _attributes(vae: HVAE, request: Request, seed: int) -> dict[str, Any]:
+def _attributes(vae: HVAE, request: Request, seed: int, refine: int) -> dict[str, Any]:
     config, training = vae.config, vae.record
     objective = training.get("objective", {})
     posterior = {
         "draws": request.draws,
         "resample": request.resample,
         "moment_draws": request.moment_draws,
+        "refine": refine,
         "seed": seed,
     }
     return {
         "preset": vae.preset or "",
         "model": config["model"]["class"],
-        "guide": config["guide"]["class"],
+        "guide": config["guide"]["class"] + (f", refined by {refine} steps an image" if refine else ""),
         "configuration": json.dumps({"vae": config, "training": training, "posterior": posterior}),
         "objective": objective.get("class", ""),
         "particles": objective.get("num_particles", 0),

@@ -36,13 +36,22 @@ class HVAE(nn.Module):
     :param guide: a Pyro program ``guide(x)`` with the same latent sites.
     :param pixels: image size for the check of the pair; needed only when the model has no attribute ``pixels``.
     :param preset: name of the published configuration, kept for the record.
+    :param images: ``(image, pixel)`` on which the pair is checked, for guides that know certain images alone.
     :ivar recipe: name of the recipe that it is trained by where nothing else is said.
     :ivar starts: how the pair was started before training, one entry a start (JSON-ready).
     :ivar record: how the pair was trained (JSON-ready), for the posterior files made from it; empty before training.
     :raises HVAEError: if the two do not fit: other sites, other sizes.
     """
 
-    def __init__(self, model: nn.Module, guide: nn.Module, *, pixels: int | None = None, preset: str | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        *,
+        pixels: int | None = None,
+        preset: str | None = None,
+        images: Tensor | None = None,
+    ):
         super().__init__()
         self.model, self.guide, self.preset = model, guide, preset
         self.recipe = "published"
@@ -54,12 +63,12 @@ class HVAE(nn.Module):
                 "the model has no attribute 'pixels'; give HVAE(model, guide, pixels=...) so that the pair "
                 "can be checked on an image"
             )
-        if getattr(guide, "shared", (model,)) != (model,):
+        if getattr(guide, "shared", ()) not in ((), (model,)):
             raise HVAEError(
                 f"this {type(guide).__name__} reads p(zl | zl+1) from another model than the one of the pair, so its q would "
                 'not be its product with what the model expects; build it for this model: vae.with_guide("ladder")'
             )
-        self.latents = check_pair(model, guide, self._probe())
+        self.latents = check_pair(model, guide, self._probe() if images is None else images)
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pyro_hvae.analysis.bound_terms import bound_terms, plot_bound_terms
 from pyro_hvae.analysis.contextual_prior import contextual_prior, plot_contextual_prior
 from pyro_hvae.analysis.gabor_fits import gabor_fits, plot_gabor_fits
 from pyro_hvae.analysis.guide_audit import guide_audit, plot_guide_audit
+from pyro_hvae.analysis.inference_gap import PARTS, inference_gap, plot_inference_gap
 from pyro_hvae.analysis.inpainting import inpainting, plot_inpainting
 from pyro_hvae.analysis.noise_correlations import noise_correlations
 from pyro_hvae.analysis.noise_correlations_figure import plot_noise_correlations
@@ -105,6 +106,17 @@ ANALYSES: dict[str, Analysis] = {
                 Headline("bound", ("texture", "elbo")),
                 Headline("evidence"),
             ),
+        ),
+        Analysis(
+            name="inference_gap",
+            title="Where the gap is",
+            about="log p(x) minus the ELBO, split by cause: what q loses by being read off the image by a network instead of "
+            "being found for each image (amortisation), for z1 and for the layers above, and what is left when it is found for "
+            "each image (the families of q). The bound is a bound all the same; this says what would tighten it.",
+            function=inference_gap,
+            plot=plot_inference_gap,
+            needs=tuple(Variable("gap", name) for name in (*PARTS, "pareto_k")),
+            headlines=(Headline("total"),),
         ),
         Analysis(
             name="active_dimensions",

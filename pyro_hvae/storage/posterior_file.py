@@ -81,6 +81,19 @@ def optional_schema(names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]
         "observed_data": dict.fromkeys(("mask", "original"), ("image", "pixel")),
         "constant_data": labels | fields,
         "evidence": dict.fromkeys(("log_evidence", "standard_error", "ess", "pareto_k"), ("image",)),
+        "gap": dict.fromkeys(
+            (
+                "amortisation_z1",
+                "amortisation_upper",
+                "family_z1",
+                "family_upper",
+                "elbo",
+                "log_evidence",
+                "standard_error",
+                "pareto_k",
+            ),
+            ("image",),
+        ),
     }
 
 

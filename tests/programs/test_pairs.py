@@ -29,6 +29,7 @@ from pyro_hvae.programs import (
     from_config,
     make_guide,
 )
+from pyro_hvae.programs.ladder import LadderGuide
 from pyro_hvae.published import build
 
 
@@ -49,7 +50,10 @@ def small_guide(name: str, dims=(3, 2), pixels=4, families=None) -> nn.Module:
 
 def small_pair(model="markov", guide="top_down", dims=(3, 2), pixels=4, families=None) -> HVAE:
     dims = dims[:1] if model == "linear" else dims
-    return HVAE(small_model(model, dims, pixels, families), small_guide(guide, dims, pixels, families))
+    program = small_model(model, dims, pixels, families)
+    if guide == "ladder":
+        return HVAE(program, LadderGuide(program, ((5,),) * len(dims) if len(dims) > 1 else ()))
+    return HVAE(program, small_guide(guide, dims, pixels, families))
 
 
 # ---- pairs that fit -------------------------------------------------------------------------------------------------
@@ -84,6 +88,8 @@ def test_any_sizes(pixels, dims, hidden, families, guide, images, particles):
     model = MarkovModel(pixels, dims, families, hidden[1:]) if n > 1 else LinearModel(pixels, dims, families)
     if guide == "top_down":
         recognition = TopDownGuide(pixels, dims, families, hidden, hidden[1:], ((3,),) * (n - 1))
+    elif guide == "ladder":
+        recognition = LadderGuide(model, hidden if n > 1 else ())
     else:
         recognition = GUIDES[guide](pixels, dims, families, hidden)
     vae = HVAE(model, recognition)
@@ -192,7 +198,7 @@ def test_refused_with_the_reason(model, guide, message):
         (lambda: TopDownGuide(4, (3, 2), hidden_joint=((),)), "hidden_joint needs at least one layer"),
         (lambda: BottomUpGuide(4, (3, 2), hidden=7), "2 tuples of hidden units"),
         (lambda: MeanFieldGuide(4, (3, 2), hidden=((5,), (5,), (5,))), "2 tuples of hidden units"),
-        (lambda: make_guide("ladder", small_model("markov")), "unknown guide 'ladder'"),
+        (lambda: make_guide("lader", small_model("markov")), "unknown guide 'lader'; did you mean 'ladder'"),
         (lambda: make_guide("top_down", _Bare(_outside)), "not one of our models"),
         (lambda: make_guide("top_down", small_model("markov"), hiden_x=()), "did you mean 'hidden_x'"),
         (lambda: small_pair().with_guide(small_guide("bottom_up"), hidden=()), "configure a guide given by name"),
@@ -213,7 +219,7 @@ def test_bad_arguments(construct, message):
 @pytest.mark.parametrize("name", GUIDES)
 def test_with_guide_shares_the_generative_parameters(name):
     first = small_pair("skip", "top_down" if name != "top_down" else "bottom_up")
-    options = {"hidden": ((5,), (5,))} if name != "top_down" else {}
+    options = {"top_down": {}, "ladder": {"hidden_x": ((5,), (5,))}}.get(name, {"hidden": ((5,), (5,))})
     second = first.with_guide(name, **options)
     assert second.model is first.model and second.guide is not first.guide
     ours = {n: p.data_ptr() for n, p in first.model.named_parameters()}

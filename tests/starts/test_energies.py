@@ -59,15 +59,16 @@ def test_z2_tells_families_that_differ_in_energy_alone_and_before_it_did_not(gui
     vae = settled(guide, model)
     (train, labels), (test, truth) = families(vae, 3000, 1), families(vae, 1500, 2)
     accuracy = []
-    for restart in (False, True):
-        if restart:
-            torch.manual_seed(3)
+    for seed in (None, 1, 2, 3):  # not restarted, then with random sums of energies
+        if seed is not None:
+            torch.manual_seed(seed)
             start_from_energies(vae, train)
         means = [q(vae, x)["z2"].mean.numpy() for x in (train, test)]
         accuracy.append(LogisticRegression(max_iter=500).fit(means[0], labels).score(means[1], truth))
     chance, spread = 0.25, np.sqrt(0.25 * 0.75 / 1500)
     # Bottom-up, z2 is inferred from a draw of z1, whose noise it sees as well.
-    assert accuracy[0] < chance + 8 * spread and accuracy[1] > (0.5 if guide == "bottom_up" else 0.7), accuracy
+    assert accuracy[0] < chance + 8 * spread
+    assert np.median(accuracy[1:]) > (0.5 if guide == "bottom_up" else 0.7), accuracy
 
 
 @pytest.mark.parametrize(("guide", "model"), PAIRS)
