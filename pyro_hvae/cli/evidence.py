@@ -28,8 +28,6 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a table with a row a run: means over images with their standard errors."""
-    from pathlib import Path
-
     import torch
     import xarray as xr
     from rich.console import Console
@@ -39,11 +37,12 @@ def run(arguments: argparse.Namespace) -> int:
     from pyro_hvae.errors import HVAEError
     from pyro_hvae.sampling.diagnostics import share_trusted
     from pyro_hvae.sampling.evidence import bdmc, evidence_ais, evidence_importance_sampling
+    from pyro_hvae.storage.writing import EVIDENCE, check_target, replacing
     from pyro_hvae.training.fit import torch_device
-    from pyro_hvae.training.run_directory import RunDirectory, load, write_netcdf
+    from pyro_hvae.training.run_directory import RunDirectory, load
 
-    if arguments.out and Path(arguments.out).exists() and not arguments.overwrite:
-        raise HVAEError(f"{arguments.out} exists; choose another --out, or --overwrite")
+    if arguments.out:
+        check_target(arguments.out, overwrite=arguments.overwrite, schema=EVIDENCE)
     device = torch_device(arguments.device)
     patches = RunDirectory.open(arguments.runs[0]).held_out()["x"].values[: arguments.limit]
     x = torch.from_numpy(patches).to(device)
@@ -85,7 +84,10 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table)
     if arguments.out:
-        write_netcdf(xr.concat(results, xr.DataArray(arguments.runs, dims="run", name="run")), Path(arguments.out))
+        joined = xr.concat(results, xr.DataArray(arguments.runs, dims="run", name="run"))
+        joined.attrs = {"schema": EVIDENCE, "schema_version": "1"}
+        with replacing(arguments.out, overwrite=arguments.overwrite, schema=EVIDENCE) as partial:
+            joined.to_netcdf(partial, engine="netcdf4")
     return 0
 
 

@@ -12,6 +12,7 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.report import page, report
 from pyro_hvae.report.registry import find
 from pyro_hvae.storage.posterior_file import open_posterior
+from pyro_hvae.storage.writing import check_directory
 
 
 def main(name: str, description: str | None, arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +27,12 @@ def main(name: str, description: str | None, arguments: Sequence[str] | None = N
         "--out", metavar="DIR", type=Path, default=Path("figures"), help="where figures go (%(default)s)"
     )
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        check_directory(options.out)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (HVAEError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
     status = 0
     labels = report.file_labels(options.files)
     for path, label in zip(options.files, labels, strict=True):
@@ -39,7 +45,7 @@ def main(name: str, description: str | None, arguments: Sequence[str] | None = N
             continue
         picture = analysis.plot(dataset)
         target = options.out / f"{name}-{label}.png"
-        target.write_bytes(report.png(picture))
+        report.write_figure(target, report.png(picture), overwrite=True)
         print(f"{path}  ({analysis.title})")
         for entry in collect(dataset):
             print(f"  {entry['title']:<58} {page.formatted(entry)}  (n = {entry['n']})")

@@ -24,7 +24,8 @@ from pathlib import Path
 import xarray as xr
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.storage.stores import attribute_values, fsync, read, remove, replace
+from pyro_hvae.storage.stores import attribute_values, read
+from pyro_hvae.storage.writing import check_target, replacing
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.audit", "1"
 SOURCES = ("guide", "resampled", "reference")
@@ -72,21 +73,18 @@ def write_audit(tree: xr.DataTree, path: str | os.PathLike[str], *, overwrite: b
     """Check the tree, write it beside ``path``, and rename: there is a whole file or none."""
     path = Path(path)
     validate_audit(tree, str(path))
-    if path.suffix == ".zarr":
-        raise HVAEError(f"an audit is one netCDF file; give a path that ends in .nc instead of {path}")
-    if path.exists() and not overwrite:
-        raise HVAEError(f"{path} exists; choose another path or pass overwrite=True (--overwrite)")
-    if not path.parent.is_dir():
-        raise HVAEError(f"cannot write {path}: there is no directory {path.parent}; make it first")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    check_audit_target(path, overwrite=overwrite)
     written = tree.copy()
     written.attrs = attribute_values({str(name): value for name, value in tree.attrs.items()})
-    try:
-        written.to_netcdf(temporary, engine="netcdf4")
-        fsync(temporary)
-        replace(temporary, path)
-    finally:
-        remove(temporary)
+    with replacing(path, overwrite=overwrite, schema=SCHEMA) as partial:
+        written.to_netcdf(partial, engine="netcdf4")
+
+
+def check_audit_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuse a path to which an audit cannot be written (:func:`~pyro_hvae.storage.writing.check_target`)."""
+    if Path(path).suffix in (".zarr", ".png"):
+        raise HVAEError(f"an audit is one netCDF file; give a path that ends in .nc instead of {path}")
+    check_target(path, overwrite=overwrite, schema=SCHEMA)
 
 
 def is_audit(path: str | os.PathLike[str]) -> bool:

@@ -25,8 +25,9 @@ from pyro_hvae.published.presets import STARTS
 from pyro_hvae.stimuli import PatchData, natural_patches
 from pyro_hvae.stimuli.patches import side_of
 from pyro_hvae.storage.provenance import git_revision, versions
+from pyro_hvae.storage.writing import check_directory, write_atomically
 from pyro_hvae.training.config import OBJECTIVES, PRECISIONS, make_objective
-from pyro_hvae.training.run_directory import differences, digest, write_atomically
+from pyro_hvae.training.run_directory import differences, digest
 from pyro_hvae.training.schedules import Schedule
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.sweep", 1
@@ -223,6 +224,7 @@ class SweepDirectory:
             another size.
         """
         path = Path(path)
+        check_directory(path)
         patches, source = _read(data)
         if patches is not None and (found := patches.train.sizes["pixel"]) != design.pixels:
             raise HVAEError(f"the patches have {found} pixels and the models of the sweep {design.pixels}; cut patches of "

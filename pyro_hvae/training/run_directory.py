@@ -13,8 +13,8 @@ import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,26 +31,13 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE, from_config
 from pyro_hvae.stimuli import PatchData, Whitening
 from pyro_hvae.storage.provenance import git_revision, versions
-from pyro_hvae.storage.stores import fsync, replace
+from pyro_hvae.storage.writing import check_directory, schema_of, write_atomically
 from pyro_hvae.training.config import FitConfig
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.run", 1
 KEPT_CHECKPOINTS = 2
 HELD_OUT = 10_000
 _CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write, sync, rename: after a crash or on a full disk ``path`` holds the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(temporary)
-        fsync(temporary)
-        replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # netCDF reports a full disk as RuntimeError
-        raise HVAEError(f"{path} could not be written ({error}); what was there before is unchanged") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def digest(x: np.ndarray) -> str:
@@ -106,6 +93,39 @@ class Checkpoint:
         vae.load_state_dict(state)
 
 
+def check_run_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuse a directory in which no run can begin: it is taken, not a run, or not writable."""
+    path = Path(path)
+    with as_hvae_error(path):
+        check_directory(path)
+        if not path.is_dir() or not any(p for p in path.iterdir() if not p.name.endswith(".partial")):
+            return
+        if not overwrite:
+            raise HVAEError(f"{path} exists; use overwrite=True (--overwrite) to replace it, resume=True (--resume) to go "
+                            "on with it, or another directory")  # fmt: skip
+        if schema_of(path / "config.json") != SCHEMA:
+            raise HVAEError(
+                f"{path} is not a run directory (no config.json of {SCHEMA}), so it is not overwritten; choose another"
+            )
+
+
+def _written_by_a_run(path: Path) -> list[Path]:
+    """Files of an earlier run in a directory, its configuration last."""
+    names = ("transform.nc", "heldout.nc", "history.nc", "summary.json", "config.json")
+    partials = [*path.glob(".*.partial"), *path.glob("checkpoints/.*.partial")]
+    found = [*path.glob("checkpoints/step-*.safetensors"), *partials, *(path / name for name in names)]
+    return [file for file in found if file.is_file()]
+
+
+@contextmanager
+def as_hvae_error(path: Path) -> Iterator[None]:
+    """What the file system refuses, as an error that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise HVAEError(f"{path} cannot be written ({error.strerror or error}); choose another directory") from error
+
+
 class RunDirectory:
     """A run on disk. Make one with :meth:`create` or open one with :meth:`open`."""
 
@@ -116,21 +136,19 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, overwrite: bool) -> RunDirectory:
-        """A new run directory; one that exists is refused unless ``overwrite``, and then only a run is removed."""
+        """A new run directory; one that exists is refused unless ``overwrite``, and then only what a run has written is
+        removed: other files in it stay."""
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not overwrite:
-                raise HVAEError(f"{path} exists; use overwrite=True (--overwrite) to replace it, resume=True (--resume) to go "
-                                "on with it, or another directory")  # fmt: skip
-            if not (path / "config.json").is_file():
-                raise HVAEError(
-                    f"{path} is not a run directory (no config.json), so it is not overwritten; choose another"
-                )
-            shutil.rmtree(path)
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         full = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **config, "versions": versions(),
                 "git_revision": git_revision(), "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
-        write_atomically(path / "config.json", lambda file: file.write_text(json.dumps(full, indent=1)))
+        text = json.dumps(full, indent=1)
+        check_run_target(path, overwrite=overwrite)
+        with as_hvae_error(path):
+            for old in _written_by_a_run(path):
+                old.unlink()
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
+            (path / "checkpoints").mkdir(exist_ok=True)
         return cls(path, full)
 
     @classmethod
