@@ -48,7 +48,8 @@ def audit_sites(tree: xr.DataTree) -> list[str]:
     """Layers of an audit, z1 first."""
     if "reference" not in tree.children:
         return []
-    return sorted(str(name)[:-5] for name in tree["reference"].data_vars if str(name).endswith("_mean"))
+    found = [str(name)[:-5] for name in tree["reference"].data_vars if str(name).endswith("_mean")]
+    return sorted(found, key=lambda name: (len(name), name))  # z2 before z10
 
 
 def validate_audit(tree: xr.DataTree, name: str = "audit") -> None:

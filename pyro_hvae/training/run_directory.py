@@ -45,6 +45,12 @@ def digest(x: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(x).view(np.uint8).data, digest_size=16).hexdigest()
 
 
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Checkpoints by step: names of other numbers of digits do not sort by it."""
+    found = {p: match for p in folder.glob("step-*.safetensors") if (match := _CHECKPOINT.fullmatch(p.name))}
+    return sorted(found, key=lambda p: int(found[p][1]))
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A state from which training goes on bit for bit."""
@@ -74,8 +80,8 @@ class Checkpoint:
                 meta = json.loads((file.metadata() or {}).get("pyro_hvae", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         except (SafetensorError, OSError, ValueError) as error:
-            others = sorted(p.name for p in path.parent.glob("step-*.safetensors") if p != path)
-            advice = f"delete it to go on from {others[-1]}" if others else "there is no earlier one"
+            others = [p for p in checkpoint_files(path.parent) if p != path]
+            advice = f"delete it to go on from {others[-1].name}" if others else "there is no earlier one"
             raise HVAEError(f"{path}: damaged or truncated checkpoint ({error}); {advice}") from error
         if meta.get("schema") != "pyro_hvae.checkpoint" or meta.get("schema_version") != SCHEMA_VERSION:
             raise HVAEError(f"{path}: not a checkpoint of this version of pyro_hvae (found {meta or 'no description'})")
@@ -200,8 +206,7 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint files, oldest first."""
-        found = (self.path / "checkpoints").glob("step-*.safetensors")
-        return sorted(p for p in found if _CHECKPOINT.fullmatch(p.name))
+        return checkpoint_files(self.path / "checkpoints")
 
     def latest(self) -> Checkpoint:
         """The newest checkpoint."""
