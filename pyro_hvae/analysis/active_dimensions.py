@@ -10,16 +10,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from pyro_hvae.analysis import style
-from pyro_hvae.analysis.results import (
-    Z95,
-    complete_images,
-    finite_array,
-    mean_and_se,
-    natural_images,
-    quantity,
-    result,
-    selected,
-)
+from pyro_hvae.analysis.reading import complete_images, finite_array, natural_images, selected
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import Z95, mean_and_se
 from pyro_hvae.storage.posterior_file import sites
 
 MIN_GAP = 1.0  # decades; two clusters lie at least a factor of ten apart

@@ -8,8 +8,9 @@ from scipy import integrate, special, stats
 
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.active_dimensions import active_dimensions
-from pyro_hvae.analysis.projective_fields import median_and_interval
-from pyro_hvae.analysis.results import blocks, complete_images, natural_images, quantity, result, selected
+from pyro_hvae.analysis.reading import blocks, complete_images, natural_images, selected
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import median_and_interval
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.posterior_file import sites
 

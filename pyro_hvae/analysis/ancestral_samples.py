@@ -8,18 +8,9 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.analysis import style
-from pyro_hvae.analysis.results import (
-    Z95,
-    blocks,
-    complete_images,
-    finite_array,
-    jackknife,
-    natural_images,
-    patch_side,
-    quantity,
-    result,
-    selected,
-)
+from pyro_hvae.analysis.reading import blocks, complete_images, finite_array, natural_images, patch_side, selected
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import Z95, jackknife
 
 SHOWN = 36  # pictures of each kind
 

@@ -6,17 +6,11 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.analysis import style
-from pyro_hvae.analysis.results import (
-    Z95,
-    binomial_interval,
-    complete_images,
-    image_sets,
-    mean_and_se,
-    quantity,
-    result,
-    selected,
-)
-from pyro_hvae.analysis.trust import GOOD_K, evidence_k
+from pyro_hvae.analysis.reading import complete_images, image_sets, selected
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.trust import evidence_k
+from pyro_hvae.analysis.uncertainty import Z95, binomial_interval, mean_and_se
+from pyro_hvae.storage.pareto_limits import GOOD_K
 from pyro_hvae.storage.posterior_file import sites
 
 
@@ -83,8 +77,8 @@ def _evidence(tree: xr.DataTree, sets: dict[str, np.ndarray], notes: list[str]) 
     if k is not None:
         shares, intervals = zip(*rows["evidence_trusted"], strict=True)
         variables |= quantity(
-            "evidence_trusted", ["set"], shares, title="images whose evidence has k-hat below 0.7", unit="share of images",
-            n=counts, interval=intervals,
+            "evidence_trusted", ["set"], shares, title=f"images whose evidence has k-hat below {GOOD_K}",
+            unit="share of images", n=counts, interval=intervals,
         )  # fmt: skip
         if trusted < total:
             notes.append(

@@ -7,8 +7,9 @@ import xarray as xr
 
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.active_dimensions import active_dimensions
-from pyro_hvae.analysis.projective_fields import median_and_interval
-from pyro_hvae.analysis.results import finite_array, quantity, result
+from pyro_hvae.analysis.reading import finite_array
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import median_and_interval
 from pyro_hvae.errors import HVAEError
 
 SHOWN = 12

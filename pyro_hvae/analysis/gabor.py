@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyro_hvae.analysis.results import patch_side
+from pyro_hvae.analysis.reading import patch_side
 
 PARAMETERS = ("x", "y", "angle", "frequency", "log_along", "log_across", "cosine", "sine")
 FIRST, LAST = 8, 40  # iterations from every start, and from the two best ones

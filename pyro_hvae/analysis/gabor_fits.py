@@ -12,8 +12,9 @@ from matplotlib.collections import LineCollection
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.active_dimensions import active_dimensions
 from pyro_hvae.analysis.gabor import PARAMETERS, fit_gabors, gabor, spatial_spread, uncertainty
-from pyro_hvae.analysis.projective_fields import median_and_interval
-from pyro_hvae.analysis.results import finite_array, patch_side, quantity, result
+from pyro_hvae.analysis.reading import finite_array, patch_side
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import median_and_interval
 from pyro_hvae.errors import HVAEError
 
 LOCALIZED = 0.7  # spread of a localized field, at most, relative to a flat one; noise and gratings have about 1

@@ -8,12 +8,13 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.analysis import style
-from pyro_hvae.analysis.results import jackknife, mean_and_se, quantity, result
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import jackknife, mean_and_se
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.audit_file import audit_sites, validate_audit
+from pyro_hvae.storage.pareto_limits import GOOD_K
 
 APPROXIMATIONS = ("guide", "resampled")
-TRUSTED_K = 0.7  # Vehtari, Simpson, Gelman, Yao & Gabry 2024
 TINY = 1e-14  # variances below are rounding: float32 coefficients that are all the same
 SCATTERED = 4000  # points in each scatter plot
 
@@ -68,9 +69,9 @@ def guide_audit(tree: xr.DataTree, *, max_r_hat: float = 1.05) -> xr.Dataset:
         notes.append(f"{int((~converged).sum())} of {converged.size} images left out: R-hat above {max_r_hat}")
     groups = {source: group.isel(image=np.flatnonzero(converged)) for source, group in everything.items()}
     pareto_k = groups["resampled"]["pareto_k"].values
-    if weak := int((~(pareto_k < TRUSTED_K)).sum()):
+    if weak := int((~(pareto_k < GOOD_K)).sum()):
         notes.append(
-            f"resampled: Pareto k-hat is not below {TRUSTED_K} for {weak} of {pareto_k.size} images: not to be trusted"
+            f"resampled: Pareto k-hat is not below {GOOD_K} for {weak} of {pareto_k.size} images: not to be trusted"
         )
     variables = _correlations(groups, notes)
     for site in audit_sites(tree):

@@ -7,7 +7,8 @@ import xarray as xr
 from scipy import stats
 
 from pyro_hvae.analysis import style
-from pyro_hvae.analysis.results import blocks, complete_images, quantity, result, selected
+from pyro_hvae.analysis.reading import blocks, complete_images, selected
+from pyro_hvae.analysis.results import quantity, result
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.posterior_file import label
 

@@ -9,18 +9,16 @@ import xarray as xr
 
 from pyro_hvae.analysis.active_dimensions import active_dimensions
 from pyro_hvae.analysis.gabor_fits import field_shapes
-from pyro_hvae.analysis.noise_source import NoiseSource, noise_source, significant, zero_by_construction
-from pyro_hvae.analysis.results import (
-    binomial_interval,
-    complete_images,
-    finite_array,
-    image_sets,
-    mean_and_se,
-    quantity,
-    result,
-    selected,
+from pyro_hvae.analysis.posterior_correlations import (
+    PosteriorCorrelations,
+    posterior_correlations,
+    significant,
+    zero_by_construction,
 )
-from pyro_hvae.analysis.strongest_pairs import highest_pairs
+from pyro_hvae.analysis.reading import complete_images, finite_array, image_sets, selected
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.strongest_pairs import strongest_pairs
+from pyro_hvae.analysis.uncertainty import binomial_interval, mean_and_se
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.posterior_file import label
 
@@ -69,7 +67,7 @@ def noise_correlations(
     if reason := zero_by_construction(tree):
         return _zero(tree, reason)
     notes: list[str] = []
-    source = noise_source(tree)
+    source = posterior_correlations(tree)
     mask = complete_images(tree, ["posterior_moments/z1_mean"], notes)
     places, localized = _units(tree, source, notes)
     groups = _groups(tree, mask, notes)
@@ -78,7 +76,7 @@ def noise_correlations(
     signal = {name: np.corrcoef(_z1(tree, source, members, places).T) for name, members in groups.items()}
     variables, coords = _correspondence(tree, source, groups, places, repeats, set_size, permutations, rng, notes)
     variables |= _magnitudes(tree, source, mask, places, notes)
-    variables |= highest_pairs(tree, source, mask, places, rng, notes)
+    variables |= strongest_pairs(tree, source, mask, places, rng, notes)
     families = list(groups)
     for name, matrices in (("noise", means), ("signal", signal)):
         stacked = np.stack([matrices[family] for family in families])
@@ -107,7 +105,7 @@ def _zero(tree: xr.DataTree, reason: str) -> xr.Dataset:
     return result(tree, "noise_correlations", variables, {"set": list(sets)}, [reason]).assign_attrs(by_construction=1)
 
 
-def _units(tree: xr.DataTree, source: NoiseSource, notes: list[str]) -> tuple[np.ndarray, bool]:
+def _units(tree: xr.DataTree, source: PosteriorCorrelations, notes: list[str]) -> tuple[np.ndarray, bool]:
     """Places of the localized active units among those correlated; of all active ones, and False, where too few are."""
     active = np.flatnonzero(active_dimensions(tree)["z1_active"].values[source.units])
     if active.size < LEAST_UNITS:
@@ -140,11 +138,11 @@ def _groups(tree: xr.DataTree, mask: np.ndarray, notes: list[str]) -> dict[str, 
     return large
 
 
-def _z1(tree: xr.DataTree, source: NoiseSource, images: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _z1(tree: xr.DataTree, source: PosteriorCorrelations, images: np.ndarray, places: np.ndarray) -> np.ndarray:
     return selected(tree, "posterior_moments/z1_mean", np.sort(images))[:, source.units[places]]
 
 
-def _group_means(source: NoiseSource, groups: dict[str, np.ndarray], places: np.ndarray) -> tuple[dict, int]:
+def _group_means(source: PosteriorCorrelations, groups: dict[str, np.ndarray], places: np.ndarray) -> tuple[dict, int]:
     means = {}
     for name, members in groups.items():
         total, count = np.zeros((len(places), len(places))), 0
@@ -182,14 +180,16 @@ def _summary(matrix: np.ndarray) -> np.ndarray:
 
 
 def _sample(
-    tree: xr.DataTree, source: NoiseSource, chosen: dict[str, np.ndarray], places: np.ndarray
+    tree: xr.DataTree, source: PosteriorCorrelations, chosen: dict[str, np.ndarray], places: np.ndarray
 ) -> tuple[_Sample, list[np.ndarray]]:
     """Noise and signal correlations of each family, and the noise coefficients of each of its images."""
     r = [np.nan_to_num(source.pairs(members, places)) for members in chosen.values()]
     return _Sample(np.stack([part.mean(0) for part in r]).astype(float), _signal(tree, source, chosen, places)), r
 
 
-def _signal(tree: xr.DataTree, source: NoiseSource, chosen: dict[str, np.ndarray], places: np.ndarray) -> np.ndarray:
+def _signal(
+    tree: xr.DataTree, source: PosteriorCorrelations, chosen: dict[str, np.ndarray], places: np.ndarray
+) -> np.ndarray:
     i, j = np.triu_indices(len(places), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         signal = [np.nan_to_num(np.corrcoef(_z1(tree, source, m, places).T))[i, j] for m in chosen.values()]
@@ -198,7 +198,7 @@ def _signal(tree: xr.DataTree, source: NoiseSource, chosen: dict[str, np.ndarray
 
 def _correspondence(
     tree: xr.DataTree,
-    source: NoiseSource,
+    source: PosteriorCorrelations,
     groups: dict[str, np.ndarray],
     places: np.ndarray,
     repeats: int,
@@ -268,7 +268,7 @@ def _permuted(
 
 
 def _magnitudes(
-    tree: xr.DataTree, source: NoiseSource, mask: np.ndarray, places: np.ndarray, notes: list[str]
+    tree: xr.DataTree, source: PosteriorCorrelations, mask: np.ndarray, places: np.ndarray, notes: list[str]
 ) -> dict[str, xr.Variable]:
     sets = {
         name: np.flatnonzero(members & mask) for name, members in image_sets(tree).items() if (members & mask).any()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
-from scipy.stats import binom
 
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.active_dimensions import active_dimensions
-from pyro_hvae.analysis.results import finite_array, quantity, result
+from pyro_hvae.analysis.reading import finite_array
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import median_and_interval
 from pyro_hvae.storage.posterior_file import sites
 
 SHOWN = 100  # fields in a picture
@@ -61,17 +62,6 @@ def projective_fields(tree: xr.DataTree) -> xr.Dataset:
         "area", ["site"], medians, title="median area of projective fields", unit="pixels", n=counts, interval=bounds
     )
     return result(tree, "projective_fields", variables, {"site": names}, notes)
-
-
-def median_and_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Median and its distribution-free interval of at least 95% from order statistics; NaN where there are too few."""
-    n = values.size
-    if n == 0:
-        return np.nan, (np.nan, np.nan)
-    ordered = np.sort(values)
-    k = int(binom.ppf(0.025, n, 0.5))  # the k-th smallest and k-th largest value bracket the median
-    interval = (float(ordered[k - 1]), float(ordered[n - k])) if k > 0 else (np.nan, np.nan)
-    return float(np.median(ordered)), interval
 
 
 @style.styled

@@ -7,8 +7,9 @@ import xarray as xr
 
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.active_dimensions import active_dimensions
-from pyro_hvae.analysis.projective_fields import median_and_interval
-from pyro_hvae.analysis.results import blocks, complete_images, finite_array, natural_images, quantity, result, selected
+from pyro_hvae.analysis.reading import blocks, complete_images, finite_array, natural_images, selected
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import median_and_interval
 from pyro_hvae.errors import HVAEError
 
 RIDGES = np.logspace(-5, 1, 7)  # penalty, in units of the mean variance of a pixel

@@ -6,16 +6,9 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.analysis import style
-from pyro_hvae.analysis.results import (
-    blocks,
-    complete_images,
-    image_sets,
-    jackknife,
-    mean_and_se,
-    quantity,
-    result,
-    selected,
-)
+from pyro_hvae.analysis.reading import blocks, complete_images, image_sets, selected
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import jackknife, mean_and_se
 
 EXAMPLES = 8  # images of each set in the picture
 

@@ -7,7 +7,9 @@ import xarray as xr
 
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.active_dimensions import active_dimensions
-from pyro_hvae.analysis.results import Z95, blocks, complete_images, image_sets, mean_and_se, quantity, result, selected
+from pyro_hvae.analysis.reading import blocks, complete_images, image_sets, selected
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import Z95, mean_and_se
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.posterior_file import label
 

@@ -1,4 +1,4 @@
-"""The highest noise correlations of an image, and whether other images have them too (Vas 2024)."""
+"""The pairs of z1 units with the highest noise correlations, and whether other images have them too (Vas 2024)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.analysis.gabor_fits import field_shapes
-from pyro_hvae.analysis.noise_source import NoiseSource, null_coefficients
-from pyro_hvae.analysis.results import finite_array, mean_and_se, natural_images, quantity
+from pyro_hvae.analysis.posterior_correlations import PosteriorCorrelations, null_coefficients
+from pyro_hvae.analysis.reading import finite_array, natural_images
+from pyro_hvae.analysis.results import quantity
+from pyro_hvae.analysis.uncertainty import mean_and_se
 
-COUNTS = (5, 10)  # highest pairs
-EXAMINED = 500  # images whose highest pairs are averaged, and on which their consistency is tested
+COUNTS = (5, 10)  # pairs that count as the strongest
+EXAMINED = 500  # images that choose the strongest pairs, and as many again on which their consistency is tested
 
 
-def highest_pairs(
+def strongest_pairs(
     tree: xr.DataTree,
-    source: NoiseSource,
+    source: PosteriorCorrelations,
     mask: np.ndarray,
     places: np.ndarray,
     rng: np.random.Generator,
     notes: list[str],
 ) -> dict[str, xr.Variable]:
-    """The highest absolute coefficients of an image, their level by chance, and whether other images have them too."""
+    """Mean of the highest absolute coefficients of an image, their level by chance, and how consistent their pairs are."""
     examined = np.flatnonzero(natural_images(tree, mask)[0])
     examined = np.sort(rng.permutation(examined)[: 2 * EXAMINED])
     r = np.abs(np.nan_to_num(source.pairs(examined, places))).astype(float)

@@ -14,8 +14,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pyro_hvae.analysis import style
-from pyro_hvae.analysis.noise_source import noise_source, zero_by_construction
-from pyro_hvae.analysis.results import Z95, complete_images, patch_side, quantity, result, selected
+from pyro_hvae.analysis.posterior_correlations import posterior_correlations, zero_by_construction
+from pyro_hvae.analysis.reading import complete_images, patch_side, selected
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import Z95
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.storage.posterior_file import label, sites
 
@@ -178,7 +180,7 @@ def _no_correlations(tree: xr.DataTree) -> str:
     if reason := zero_by_construction(tree):
         return reason
     try:
-        noise_source(tree)
+        posterior_correlations(tree)
     except HVAEError as error:
         return str(error)
     return ""
@@ -188,7 +190,7 @@ def _feature(tree: xr.DataTree, name: str, images: np.ndarray) -> np.ndarray:
     if name in IMAGE_FEATURES:
         return IMAGE_FEATURES[name](selected(tree, "observed_data/x", images))
     if name == CORRELATIONS:
-        source = noise_source(tree)
+        source = posterior_correlations(tree)
         places = np.random.default_rng(0).permutation(source.units.size)[:MOST_UNITS]
         return np.nan_to_num(source.pairs(images, np.sort(places)), copy=False)
     return selected(tree, f"posterior_moments/{name}", images)

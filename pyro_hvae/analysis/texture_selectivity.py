@@ -8,8 +8,10 @@ from scipy.stats import norm
 
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.active_dimensions import active_dimensions
-from pyro_hvae.analysis.results import binomial_interval, complete_images, quantity, result, selected
+from pyro_hvae.analysis.reading import complete_images, selected
+from pyro_hvae.analysis.results import quantity, result
 from pyro_hvae.analysis.texture_decoding import PENALTIES, fit_decoder, texture_sets
+from pyro_hvae.analysis.uncertainty import binomial_interval
 from pyro_hvae.errors import HVAEError
 
 LONGEST = 20  # dimensions added one by one

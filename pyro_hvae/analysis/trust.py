@@ -8,11 +8,13 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.analysis import style
-from pyro_hvae.analysis.results import binomial_interval, export_settings, image_sets, quantity, result, selected
+from pyro_hvae.analysis.reading import export_settings, image_sets, selected
+from pyro_hvae.analysis.results import quantity, result
+from pyro_hvae.analysis.uncertainty import binomial_interval, median_and_interval
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.storage.pareto_limits import GOOD_K, k_limit
 from pyro_hvae.storage.posterior_file import images
 
-GOOD_K = 0.7  # Vehtari, Simpson, Gelman, Yao & Gabry 2024
 CONSTANT = 0.999  # effective share of draws from which on the weights are constant, and k-hat need not exist
 
 
@@ -36,12 +38,10 @@ def trust(tree: xr.DataTree) -> xr.Dataset:
     HVAEError
         Where the file has neither kind of weights, or no image a k-hat.
     """
-    from pyro_hvae.analysis.projective_fields import median_and_interval
-
     weights = _of_draws(tree) if "sample_stats" in tree.children else _of_evidence(tree)
     if not weights.count:
         raise HVAEError("the file does not say of how many importance weights its k-hat is; export it again")
-    threshold = min(GOOD_K, 1 - 1 / np.log10(max(weights.count, 2)))
+    threshold = k_limit(weights.count)
     judged, share = weights.k[weights.images], weights.share[weights.images]
     known = ~np.isnan(judged)
     if not known.any():
@@ -69,7 +69,7 @@ def trust(tree: xr.DataTree) -> xr.Dataset:
     variables: dict[str, xr.Variable] = {}
     for name, title, unit in (
         ("trusted", "images whose moments can be trusted", "share of images"),
-        ("below_07", "images with Pareto k-hat below 0.7", "share of images"),
+        ("below_07", f"images with Pareto k-hat below {GOOD_K}", "share of images"),
         ("effective_share", "median effective sample size", "share of draws"),
     ):
         variables |= quantity(name, ["set"], rows[name], title=title, unit=unit, n=n, interval=bounds[name])

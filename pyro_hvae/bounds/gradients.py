@@ -12,7 +12,10 @@ what the bound's gradient then is.
     Doubly reparametrised (Tucker, Lawson, Gu, Maddison 2019), for any Rényi order alpha and any beta per site: see
     :func:`path_scale`. It is ``stl`` at alpha = 1.
 ``rao_blackwell``
-    z1, to which the image is linear-Gaussian, is not sampled: see :func:`expected_log_likelihood`.
+    z1, to which the image is linear-Gaussian, is not sampled: see :func:`expected_log_likelihood`. In an importance-weighted
+    or Rényi bound the weight is then that of the layers above, with a lower bound of log p(x | z2, …) inside.
+``rao_blackwell_stl``, ``rao_blackwell_dreg``
+    The same, and ``stl`` or ``dreg`` for the layers above.
 """
 
 from __future__ import annotations
@@ -23,15 +26,16 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_hvae.bounds.structure import Structure
-from pyro_hvae.bounds.traces import PairTrace, log_prob, replay_model, sample_sites, trace_pair, vectorise
+from pyro_hvae.bounds.traces import Clamp, PairTrace, log_prob, replay_model, sample_sites, trace_pair, vectorise
 from pyro_hvae.errors import HVAEError
 
-GRADIENTS = ("standard", "stl", "dreg", "rao_blackwell")
+GRADIENTS = ("standard", "stl", "dreg", "rao_blackwell", "rao_blackwell_stl", "rao_blackwell_dreg")
 LINEAR_SITE = "z1"
 
 
@@ -47,7 +51,6 @@ class _Cut(Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.noise: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
         self.subsamples: dict[str, Tensor] = {}
 
@@ -55,11 +58,8 @@ class _Cut(Messenger):
         if site_is_subsample(msg):
             self.subsamples[msg["name"]] = msg["value"]
         if _is_latent(msg):
-            value = msg["value"]
-            loc, scale = location_scale(msg["name"], msg["fn"])
-            self.values[msg["name"]] = value
-            self.noise[msg["name"]] = ((value - loc) / scale).detach()
-            msg["value"] = value.detach()
+            self.values[msg["name"]] = msg["value"]
+            msg["value"] = msg["value"].detach()
 
 
 class _Rejoin(Messenger):
@@ -76,24 +76,44 @@ class _Rejoin(Messenger):
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if _is_latent(msg):
-            loc, scale = location_scale(msg["name"], msg["fn"])
-            upward = loc + scale * self.cut.noise[msg["name"]]
             live = self.cut.values[msg["name"]]
+            upward = reparametrised(msg["name"], msg["fn"], live.detach())
             msg["value"], msg["done"] = live + (upward - upward.detach()), True
         elif msg["name"] in self.cut.subsamples:
             msg["value"], msg["done"] = self.cut.subsamples[msg["name"]], True
 
 
-def location_scale(name: str, fn: Any) -> tuple[Tensor, Tensor]:
-    """Location and scale of a site's distribution; refuses what is not a location-scale family."""
-    while hasattr(fn, "base_dist"):
+def reparametrised(name: str, fn: Any, value: Tensor) -> Tensor:
+    """``value``, a draw of ``fn``, as it moves with the parameters of ``fn`` while its random numbers stay.
+
+    :raises HVAEError: for a distribution that is neither of a location-scale family, nor a Normal with a covariance, nor has a
+        method ``rsample_at`` that does this (as :class:`~pyro_hvae.programs.product.LaplaceNormalProduct` has).
+    """
+    while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
+    if hasattr(fn, "rsample_at"):
+        return fn.rsample_at(value)
+    if isinstance(fn, torch.distributions.MultivariateNormal):
+        tril, centred = fn.scale_tril, (value - fn.loc).unsqueeze(-1)
+        noise = torch.linalg.solve_triangular(tril, centred, upper=False).detach()
+        return fn.loc + (tril @ noise).squeeze(-1)
     if not (fn.has_rsample and hasattr(fn, "loc") and hasattr(fn, "scale")):
         raise HVAEError(
             f"site {name} is a {type(fn).__name__}; the stl and dreg gradients need a location-scale family (Laplace, "
-            "Normal, …). Use gradient='standard'"
+            "Normal, …), or a distribution with a method rsample_at. Use gradient='standard'"
         )
-    return fn.loc, fn.scale
+    return fn.loc + fn.scale * ((value - fn.loc) / fn.scale).detach()
+
+
+class _WithShared(nn.Module):
+    """A guide and the modules that it reads from, under one name each."""
+
+    def __init__(self, guide: nn.Module):
+        super().__init__()
+        self.guide, self.shared = guide, nn.ModuleList(getattr(guide, "shared", ()))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.guide(*args, **kwargs)
 
 
 def stopped(guide: Callable) -> Callable:
@@ -107,8 +127,9 @@ def stopped(guide: Callable) -> Callable:
                         f"{guide!r}; wrap it, or use gradient='standard'")  # fmt: skip
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        parameters = {name: p.detach() for name, p in guide.named_parameters()}
-        return torch.func.functional_call(guide, parameters, args, kwargs)
+        whole = _WithShared(guide)
+        parameters = {name: p.detach() for name, p in whole.named_parameters()}
+        return torch.func.functional_call(whole, parameters, args, kwargs)
 
     return poutine.block(run, hide_types=["param"])
 
@@ -118,7 +139,8 @@ def check_stopped(guide: Callable, args: tuple, kwargs: Mapping[str, Any]) -> No
     with torch.enable_grad():
         trace = poutine.trace(stopped(guide)).get_trace(*args, **kwargs)
         for name, node in sample_sites(trace, observed=False).items():
-            if any(part.requires_grad for part in location_scale(name, node["fn"])):
+            reparametrised(name, node["fn"], node["value"].detach())
+            if node["fn"].log_prob(node["value"].detach()).requires_grad:
                 raise HVAEError(
                     f"site {name} still depends on parameters of {type(guide).__name__} that are not its module parameters "
                     "(pyro.param, or a PyroModule in the global store?), so they cannot be stopped; make them nn.Parameter, "
@@ -133,12 +155,19 @@ def path_pair(
 
     :returns: the pair, and each site's value as it hangs on the guide's parameters (for :func:`path_scale`).
     """
+    recorded, paths = _path_trace(guide, args, kwargs, num_particles)
+    return replay_model(model, recorded, args, kwargs, num_particles), paths
+
+
+def _path_trace(
+    guide: Callable, args: tuple, kwargs: Mapping[str, Any], num_particles: int
+) -> tuple[Trace, dict[str, Tensor]]:
     cut = _Cut()
     with cut:
         vectorise(guide, num_particles)(*args, **kwargs)
     with poutine.trace() as recorded, _Rejoin(cut):
         vectorise(stopped(guide), num_particles)(*args, **kwargs)
-    return replay_model(model, recorded.trace, args, kwargs, num_particles), cut.values
+    return recorded.trace, cut.values
 
 
 def path_scale(weights: Tensor, beta: Tensor, alpha: float) -> Tensor:
@@ -173,6 +202,24 @@ def mean_pair(
         return trace_pair(model, guide, args, kwargs, num_particles)
 
 
+def mean_path_pair(
+    model: Callable, guide: Callable, args: tuple, kwargs: Mapping[str, Any], num_particles: int
+) -> tuple[PairTrace, dict[str, Tensor]]:
+    """:func:`mean_pair` for z1, :func:`path_pair` for the layers above.
+
+    q(z1 | x, z2, …) keeps its live parameters: nothing of it is sampled, so its gradient has no score term.
+    """
+    with _AtMean():
+        recorded, paths = _path_trace(guide, args, kwargs, num_particles)
+    paths.pop(LINEAR_SITE)
+    values = {name: node["value"] for name, node in sample_sites(recorded, observed=False).items() if name in paths}
+    with poutine.trace() as live, _AtMean(), Clamp(values):
+        vectorise(guide, num_particles)(*args, **kwargs)
+    for name in paths:
+        live.trace.nodes[name]["fn"] = recorded.nodes[name]["fn"]
+    return replay_model(model, live.trace, args, kwargs, num_particles), paths
+
+
 def expected_log_likelihood(pair: PairTrace, image: Mapping[str, Any], A: Tensor) -> Tensor:
     """E over z1 of log Normal(x; A z1 + …, sigma) given the layers above, ``(..., image)``.
 
@@ -182,8 +229,11 @@ def expected_log_likelihood(pair: PairTrace, image: Mapping[str, Any], A: Tensor
     :param image: the observed site.
     :param A: ``(pixel, z1_dim)``.
     """
-    variance = pair.guide.nodes[LINEAR_SITE]["fn"].variance
-    spread = 0.5 * ((variance @ A.square().T) / image["fn"].base_dist.scale.square()).sum(-1)
+    variance, scale = pair.guide.nodes[LINEAR_SITE]["fn"].variance, image["fn"].base_dist.scale
+    if any(scale.stride()):
+        spread = 0.5 * ((variance @ A.square().T) / scale.square()).sum(-1)
+    else:  # one number, expanded: a product with the columns' norms instead of one with the whole of A
+        spread = 0.5 * (variance * (A.square().sum(0) / scale.flatten()[0].square())).sum(-1)
     return log_prob(image) - scale_and_mask(spread, mask=image["mask"])
 
 

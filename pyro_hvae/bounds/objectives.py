@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import xarray as xr
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.infer import ELBO as PyroELBO
 from pyro.poutine import Trace
 from torch import Tensor
@@ -96,15 +96,29 @@ class Bound(PyroELBO, abc.ABC):
 
     def _check_gradient(self) -> None:
         averaged = self.alpha == 1 or self.num_particles == 1
-        if self.gradient == "stl" and not averaged:
-            raise HVAEError("gradient='stl' is biased inside an importance-weighted or Rényi bound; use 'dreg'")
-        if self.gradient == "rao_blackwell" and not averaged:
+        if self._path == "stl" and not averaged:
             raise HVAEError(
-                "gradient='rao_blackwell' takes expectations over z1 in closed form, which an importance weight does not "
-                "allow; use 'dreg', or the ELBO"
+                f"gradient={self.gradient!r} is biased inside an importance-weighted or Rényi bound; use "
+                f"{self.gradient.replace('stl', 'dreg')!r}"
             )
-        if self.gradient == "dreg" and not math.isfinite(self.alpha):
-            raise HVAEError("gradient='dreg' needs a finite alpha; use 'standard'")
+        if self._closed and not averaged and self.alpha < 0:
+            raise HVAEError(
+                f"gradient={self.gradient!r} puts a lower bound of log p(x|z2) into the weights, and alpha = "
+                f"{self.alpha:g} makes an upper bound on log p(x) of them: the result would be neither. Use another gradient, "
+                "or alpha >= 0"
+            )
+        if self._path == "dreg" and not math.isfinite(self.alpha):
+            raise HVAEError(f"gradient={self.gradient!r} needs a finite alpha; leave dreg out")
+
+    @property
+    def _closed(self) -> bool:
+        """Whether z1 is taken in closed form."""
+        return self.gradient.startswith("rao_blackwell")
+
+    @property
+    def _path(self) -> str | None:
+        """``"stl"`` or ``"dreg"`` where sampled sites have path derivatives alone."""
+        return next((name for name in ("stl", "dreg") if self.gradient.endswith(name)), None)
 
     def beta_of(self, site: str) -> Beta:
         """The factor of a site's log p - log q."""
@@ -122,9 +136,10 @@ class Bound(PyroELBO, abc.ABC):
         """
         forms = self._forms(model, guide, args, kwargs)
         paths: dict[str, Tensor] = {}
-        if self.gradient in ("stl", "dreg"):
-            pair, paths = gradients.path_pair(model, guide, args, kwargs, self.num_particles)
-        elif self.gradient == "rao_blackwell":
+        if self._path:
+            draw = gradients.mean_path_pair if self._closed else gradients.path_pair
+            pair, paths = draw(model, guide, args, kwargs, self.num_particles)
+        elif self._closed:
             pair = gradients.mean_pair(model, guide, args, kwargs, self.num_particles)
         else:
             pair = trace_pair(model, guide, args, kwargs, self.num_particles)
@@ -148,12 +163,13 @@ class Bound(PyroELBO, abc.ABC):
         """log p of the observed sites and log p - log q of the latent ones, ``(K, image)`` or ``(image,)``."""
         terms = {}
         for name, node in pair.observed.items():
-            rao_blackwell = self.gradient == "rao_blackwell"
-            terms[name] = gradients.expected_log_likelihood(pair, node, model.A) if rao_blackwell else log_prob(node)
+            terms[name] = gradients.expected_log_likelihood(pair, node, model.A) if self._closed else log_prob(node)
         guide_sites = sample_sites(pair.guide, observed=False)
         for name, p in pair.latents.items():
             q, form = guide_sites[name], forms[name]
-            if form == "kl":
+            if form == "kl_to_prior":
+                terms[name] = _masked(-sum_rightmost(q["fn"].base_dist.kl_to_prior(), q["fn"].event_dim), p)
+            elif form == "kl":
                 terms[name] = _masked(-kl_divergence(q["fn"], p["fn"]), p)
             elif form == "entropy":
                 terms[name] = log_prob(p) + _masked(q["fn"].entropy(), p)
@@ -173,15 +189,20 @@ class Bound(PyroELBO, abc.ABC):
             for name in set(self.beta) - {""} - set(pair.latents):
                 raise unknown("site in beta", name, pair.latents)
             forms = dict.fromkeys(pair.latents, "sample")
-            if self.gradient in ("stl", "dreg"):
+            if self._path:
                 gradients.check_stopped(guide, args, kwargs)
-            elif self.alpha == 1:
+            analytic = self.alpha == 1 and not self._path
+            if analytic or self._closed:
                 structure = Structure.of(model, guide, args, kwargs, pair)
+            if analytic:
                 forms = {name: structure.analytic_form(name, pair) for name in pair.latents}
-                if self.gradient == "rao_blackwell":
-                    gradients.check_linear(model, pair, args, kwargs, structure)
-            elif self.gradient == "rao_blackwell":  # K = 1: any order is the ELBO
-                raise HVAEError("gradient='rao_blackwell' belongs to the ELBO; use hvae.ELBO(gradient='rao_blackwell')")
+            if self._closed:
+                gradients.check_linear(model, pair, args, kwargs, structure)
+                forms[gradients.LINEAR_SITE] = "kl"
+            if model in getattr(guide, "shared", ()):
+                forms |= {
+                    name: "kl_to_prior" for name, form in forms.items() if form == "kl" and _own_prior(pair, name)
+                }
         self._planned = (model, guide, forms)
         return forms
 
@@ -265,6 +286,13 @@ def power_mean(log_w: Tensor, alpha: float) -> Tensor:
     largest = largest.detach()
     # expm1 and log1p: for e near 0 log-sum-exp would lose the differences to rounding
     return largest + torch.log1p(torch.expm1(e * (log_w - largest)).mean(0)) / e
+
+
+def _own_prior(pair: PairTrace, site: str) -> bool:
+    """Whether q of a site is a product with the very p of the model, so that its KL to it has a simpler form."""
+    q, p = (trace.nodes[site]["fn"] for trace in (pair.guide, pair.model))
+    q, p = getattr(q, "base_dist", q), getattr(p, "base_dist", p)
+    return hasattr(q, "kl_to_prior") and torch.equal(q.loc, p.loc) and torch.equal(q.scale, p.scale)
 
 
 def _multiply(scale: Tensor) -> Callable[[Tensor], Tensor]:

@@ -10,23 +10,10 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_hvae.bounds.traces import PairTrace, sample_sites
-
-
-class _Clamp(Messenger):
-    """Give the named sites these values; the sites keep their distributions."""
-
-    def __init__(self, values: Mapping[str, Tensor]):
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
+from pyro_hvae.bounds.traces import Clamp, PairTrace, sample_sites
 
 
 def dependencies(
@@ -41,7 +28,7 @@ def dependencies(
 
     def run(clamped: Mapping[str, Tensor]) -> Trace:
         with pyro.validation_enabled(False):
-            return poutine.trace(_Clamp(clamped)(program)).get_trace(*args, **kwargs)
+            return poutine.trace(Clamp(clamped)(program)).get_trace(*args, **kwargs)
 
     def density(trace: Trace) -> dict[str, Tensor]:
         sites = sample_sites(trace, observed=False) | sample_sites(trace, observed=True)

@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -33,6 +34,18 @@ def sample_sites(trace: Trace, *, observed: bool) -> dict[str, dict[str, Any]]:
         for name, node in trace.nodes.items()
         if node["type"] == "sample" and node["is_observed"] == observed and not site_is_subsample(node)
     }
+
+
+class Clamp(Messenger):
+    """Give the named sites these values; the sites keep their distributions."""
+
+    def __init__(self, values: Mapping[str, Tensor]):
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
 @dataclass(frozen=True)

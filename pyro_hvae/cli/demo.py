@@ -98,13 +98,13 @@ def _rate(steps: int) -> str:
 
 def _check(out: Path, overwrite: bool) -> None:
     """Refuse a directory that holds anything but an earlier demo; every part of that is replaced by its own writer."""
-    from pyro_hvae.storage.writing import check_directory, schema_of
+    from pyro_hvae.storage.writing import check_directory, kind_of
 
     check_directory(out)
     if out.exists() and any(out.iterdir()):
         if not overwrite:
             raise HVAEError(f"{out} exists; use --overwrite to replace it, or another --out")
-        if schema_of(out / "top_down" / "config.json") != "pyro_hvae.run":
+        if kind_of(out / "top_down" / "config.json") != "pyro_hvae.run":
             raise HVAEError(f"{out} does not hold an earlier demo, so it is not overwritten; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
 

@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pyro_hvae.errors import HVAEError
     from pyro_hvae.sampling.diagnostics import share_trusted
     from pyro_hvae.sampling.evidence import bdmc, evidence_ais, evidence_importance_sampling
+    from pyro_hvae.storage.pareto_limits import GOOD_K
     from pyro_hvae.storage.writing import EVIDENCE, check_target, replacing
     from pyro_hvae.training.fit import torch_device
     from pyro_hvae.training.run_directory import RunDirectory, load
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     patches = RunDirectory.open(arguments.runs[0]).held_out()["x"].values[: arguments.limit]
     x = torch.from_numpy(patches).to(device)
     settings = dict(num_temperatures=arguments.temperatures, num_chains=arguments.chains, seed=arguments.seed)
-    columns = ["run", "ELBO", f"IW-{arguments.particles}", "IW, less the first run's", "k-hat < 0.7"]
+    columns = ["run", "ELBO", f"IW-{arguments.particles}", "IW, less the first run's", f"k-hat < {GOOD_K}"]
     columns += ["AIS"] if arguments.ais else []
     columns += ["BDMC gap"] if arguments.bdmc else []
     table = Table(

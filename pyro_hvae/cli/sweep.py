@@ -10,7 +10,7 @@ from typing import Any
 # Settings that train has as options too; here each can be an axis instead. The names are those of the dataclass
 # pyro_hvae.sweeps.design.Settings, which a test compares: importing it here would load torch for every command.
 SETTINGS = (
-    "guide", "pixels", "dim_z1", "dim_z2", "noise", "learn_noise", "start", "seed", "steps", "batch", "learning_rate",
+    "guide", "pixels", "dim_z1", "dim_z2", "noise", "learn_noise", "recipe", "start", "seed", "steps", "batch", "learning_rate",
     "beta_z1", "beta_z2", "objective", "particles", "alpha", "gradient", "clip", "skip", "precision", "compile",
     "log_every", "evaluate_every", "evaluate_images", "checkpoint_every",
 )  # fmt: skip

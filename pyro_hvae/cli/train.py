@@ -18,13 +18,18 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a published system",
-        description="Train a published system. What is not given is as published; schedules are stretched to --steps.",
+        description="Train a published system. What is not given is the recipe's; its schedules are stretched to --steps.",
     )
     parser.add_argument("preset", nargs="?", help="see `pyro-hvae presets`; may be left out with --resume")
     parser.add_argument("--out", required=True, metavar="DIR", help="run directory")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in DIR")
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR, with its own settings")
-    parser.add_argument("--steps", type=int, help="number of updates (default: the published number, tens of millions)")
+    parser.add_argument(
+        "--steps", type=int, help="number of updates (default: the recipe's; tens of millions as published)"
+    )
+    parser.add_argument(
+        "--recipe", help="published (default), or fast: start, rate, clipping and schedules that get there in minutes"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--compile",
@@ -34,7 +39,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
 
     pair = parser.add_argument_group("model and guide")
-    pair.add_argument("--guide", help="another guide than the published one: top_down, bottom_up, mean_field")
+    pair.add_argument("--guide", help="another guide than the published one: ladder, top_down, bottom_up, mean_field")
     pair.add_argument("--dim-z1", type=int)
     pair.add_argument("--dim-z2", type=int)
     pair.add_argument("--families", nargs="+", metavar="F", help="laplace or normal, one a layer, z1's first")
@@ -42,8 +47,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     pair.add_argument("--learn-noise", action="store_true", default=None)
     pair.add_argument(
         "--start",
-        help="default; linear_regime: reaches a given bound in a fraction of the steps; energies: the pair of --from, its z2 "
-        "restarted on the energies of z1's filters",
+        help="another start than the recipe's: default; linear_regime; ica: z1 at the independent components of the patches; "
+        "ica,energies: and z2 at their energies; energies alone: the pair of --from, its z2 restarted",
     )
     pair.add_argument("--from", dest="source", metavar="RUN", help="take the generative model of a trained run")
     pair.add_argument("--train", help="both, guide or model: what is trained (with --from, guide keeps the model)")
@@ -61,7 +66,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     how.add_argument("--objective", help="elbo, importance_weighted or renyi")
     how.add_argument("--particles", type=int, metavar="K")
     how.add_argument("--alpha", type=float, help="order of the Rényi bound")
-    how.add_argument("--gradient", help="standard, stl, dreg or rao_blackwell")
+    how.add_argument("--gradient", help="standard, stl, dreg, rao_blackwell, rao_blackwell_stl or rao_blackwell_dreg")
     how.add_argument("--batch", type=int)
     how.add_argument(
         "--learning-rate", metavar="SCHEDULE", help="a number, or step:value pairs such as 0:1e-3,8000:1e-4"
@@ -110,12 +115,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _begin(arguments: argparse.Namespace) -> Any:
-    from pyro_hvae.programs import HVAE
     from pyro_hvae.published import build, preset
-    from pyro_hvae.starts import start_in_linear_regime
-    from pyro_hvae.training.config import default_objective, make_objective
+    from pyro_hvae.training.config import default_objective
     from pyro_hvae.training.fit import fit
-    from pyro_hvae.training.run_directory import load
 
     seed = 0 if arguments.seed is None else arguments.seed
     published = preset(arguments.preset)
@@ -129,24 +131,22 @@ def _begin(arguments: argparse.Namespace) -> Any:
         families=arguments.families,
         noise=arguments.noise,
         learn_noise=bool(arguments.learn_noise),
-        start="default" if energies else arguments.start or "default",
+        recipe=arguments.recipe or "published",
+        start="default" if energies or arguments.source is not None else arguments.start,
+        data=data,
         seed=seed,
     )
     if energies:
         vae = _restarted(arguments, vae, data, seed)
     elif arguments.source is not None:
-        vae = HVAE(load(arguments.source).model, vae.guide, preset=vae.preset)
-        if arguments.start == "linear_regime":
-            start_in_linear_regime(vae, guide_only=True)
-    asked = (arguments.objective, arguments.particles, arguments.alpha, arguments.gradient)
-    objective = default_objective(vae)
-    if any(value is not None for value in asked):
-        objective = make_objective(
-            arguments.objective or published.training.objective,
-            arguments.particles or published.training.num_particles,
-            arguments.gradient or "standard",
-            arguments.alpha,
-        )
+        vae = _on_model_of(arguments, vae)
+    objective = default_objective(
+        vae,
+        name=arguments.objective,
+        num_particles=arguments.particles,
+        gradient=arguments.gradient,
+        alpha=arguments.alpha,
+    )
     options = {
         name: value
         for name in (
@@ -176,6 +176,28 @@ def _begin(arguments: argparse.Namespace) -> Any:
         seed=seed,
         **options,
     )
+
+
+def _on_model_of(arguments: argparse.Namespace, built: HVAE) -> HVAE:
+    """The generative model of --from under the guide asked for."""
+    from pyro_hvae.programs import HVAE
+    from pyro_hvae.programs.ladder import LadderGuide
+    from pyro_hvae.starts import check_starts, start_in_linear_regime
+    from pyro_hvae.training.run_directory import load
+
+    starts = check_starts(arguments.start or "default")
+    if set(starts) - {"linear_regime"}:
+        raise HVAEError(
+            f"--start {arguments.start} starts the model too, which --from takes from {arguments.source}; give linear_regime, "
+            "which then concerns the guide alone, or leave --from out"
+        )
+    source = load(arguments.source)
+    if isinstance(built.guide, LadderGuide):  # reads from its model, and starts in closed form
+        vae = source.with_guide("ladder", **built.guide.config)
+    else:
+        vae = HVAE(source.model, built.guide, preset=built.preset)
+    vae.preset, vae.recipe = built.preset, built.recipe
+    return start_in_linear_regime(vae, guide_only=True) if starts else vae
 
 
 def _restarted(arguments: argparse.Namespace, built: HVAE, data: PatchData, seed: int) -> HVAE:

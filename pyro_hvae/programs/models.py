@@ -92,6 +92,10 @@ class GenerativeModel(LayeredProgram, abc.ABC):
     def image_mean(self, z: dict[int, Tensor]) -> Tensor:
         """Mean of p(x | z1 … zL) given the layers ``{l: (..., dim zl)}``; ``(..., pixel)``."""
 
+    def skipped(self, z: dict[int, Tensor]) -> Tensor | None:
+        """What the layers above z1 add to the mean of p(x | z1 … zL) past z1; None where they reach it through z1 alone."""
+        return None
+
     @property
     def A(self) -> Tensor:
         """Linear generative map from z1 to the image, ``(pixel, z1_dim)``; its columns are z1's projective fields."""
@@ -171,5 +175,8 @@ class SkipModel(GenerativeModel):
         self.config["skip_hidden"] = skip_hidden
 
     def image_mean(self, z: dict[int, Tensor]) -> Tensor:
+        return self.to_image(z[1]) + self.skipped(z)
+
+    def skipped(self, z: dict[int, Tensor]) -> Tensor:
         upper = torch.cat([z[l] for l in range(2, self.layers + 1)], dim=-1) if self.layers > 2 else z[2]
-        return self.to_image(z[1]) + self.skip_to_image(self.skip(upper))
+        return self.skip_to_image(self.skip(upper))

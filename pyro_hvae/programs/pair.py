@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs.guides import BottomUpGuide, MeanFieldGuide, TopDownGuide
+from pyro_hvae.programs.ladder import LadderGuide
 from pyro_hvae.programs.models import LinearModel, MarkovModel, SkipModel
 from pyro_hvae.programs.program import LayeredProgram
 from pyro_hvae.programs.widths import published_hidden
@@ -23,6 +24,7 @@ GUIDES: dict[str, type[LayeredProgram]] = {
     "top_down": TopDownGuide,
     "bottom_up": BottomUpGuide,
     "mean_field": MeanFieldGuide,
+    "ladder": LadderGuide,
 }
 
 
@@ -34,6 +36,8 @@ class HVAE(nn.Module):
     :param guide: a Pyro program ``guide(x)`` with the same latent sites.
     :param pixels: image size for the check of the pair; needed only when the model has no attribute ``pixels``.
     :param preset: name of the published configuration, kept for the record.
+    :ivar recipe: name of the recipe that it is trained by where nothing else is said.
+    :ivar starts: how the pair was started before training, one entry a start (JSON-ready).
     :ivar record: how the pair was trained (JSON-ready), for the posterior files made from it; empty before training.
     :raises HVAEError: if the two do not fit: other sites, other sizes.
     """
@@ -41,12 +45,19 @@ class HVAE(nn.Module):
     def __init__(self, model: nn.Module, guide: nn.Module, *, pixels: int | None = None, preset: str | None = None):
         super().__init__()
         self.model, self.guide, self.preset = model, guide, preset
+        self.recipe = "published"
+        self.starts: list[dict[str, Any]] = []
         self.record: dict[str, Any] = {}
         self.pixels = int(pixels if pixels is not None else getattr(model, "pixels", 0))
         if self.pixels < 1:
             raise HVAEError(
                 "the model has no attribute 'pixels'; give HVAE(model, guide, pixels=...) so that the pair "
                 "can be checked on an image"
+            )
+        if getattr(guide, "shared", (model,)) != (model,):
+            raise HVAEError(
+                f"this {type(guide).__name__} reads p(zl | zl+1) from another model than the one of the pair, so its q would "
+                'not be its product with what the model expects; build it for this model: vae.with_guide("ladder")'
             )
         self.latents = check_pair(model, guide, self._probe())
 
@@ -58,15 +69,28 @@ class HVAE(nn.Module):
     def with_guide(self, guide: str | nn.Module, **options: Any) -> HVAE:
         """The very same generative model (shared parameters, not a copy) under another recognition model.
 
-        :param guide: ``"top_down"``, ``"bottom_up"``, ``"mean_field"``, or a guide of your own.
-        :param options: hidden units for a guide given by name; by default the published ones for this patch size.
+        The ladder guide starts in closed form from the model, with a copy of this pair's q(zL | x) where that is read from the
+        image by layers of the same sizes (it then has ``reads="image"``): of a trained pair it is of use at once. To train it,
+        ask for ``reads="evidence"``.
+
+        :param guide: ``"ladder"``, ``"top_down"``, ``"bottom_up"``, ``"mean_field"``, or a guide of your own.
+        :param options: hidden units and choices for a guide given by name; by default the published ones for this patch size.
         """
         if isinstance(guide, str):
-            guide = make_guide(guide, self.model, **options)
+            name, guide = guide, make_guide(guide, self.model, **options)
+            if (
+                isinstance(guide, LadderGuide)
+                and not guide.to(self._probe()).adopt(self.guide)
+                and "reads" not in options
+            ):
+                as_read = make_guide(name, self.model, reads="image", **options).to(self._probe())
+                guide = as_read if as_read.adopt(self.guide) else guide
         elif options:
             raise HVAEError(f"options {sorted(options)} configure a guide given by name; this one is already built")
         guide.to(self._probe())  # device and precision of the model
-        return HVAE(self.model, guide, pixels=self.pixels, preset=self.preset)
+        other = HVAE(self.model, guide, pixels=self.pixels, preset=self.preset)
+        other.recipe, other.starts = self.recipe, list(self.starts)
+        return other
 
     @property
     def config(self) -> dict[str, Any]:
@@ -87,8 +111,13 @@ def _program_config(program: nn.Module) -> dict[str, Any]:
     return {"class": type(program).__name__, **getattr(program, "config", {})}
 
 
-def program_from_config(config: dict[str, Any], known: dict[str, type[LayeredProgram]], kind: str) -> LayeredProgram:
-    """Build a model or guide from its ``config``; unknown classes and fields are errors that name the nearest match."""
+def program_from_config(
+    config: dict[str, Any], known: dict[str, type[LayeredProgram]], kind: str, model: nn.Module | None = None
+) -> LayeredProgram:
+    """Build a model or guide from its ``config``; unknown classes and fields are errors that name the nearest match.
+
+    :param model: for guides that read from it.
+    """
     arguments = dict(config)
     classes = {c.__name__: c for c in known.values()}
     name = arguments.pop("class", None)
@@ -96,25 +125,30 @@ def program_from_config(config: dict[str, Any], known: dict[str, type[LayeredPro
         raise unknown(
             f"{kind} class", name, classes, hint="A program of your own must be built by your code and passed in."
         )
-    return construct(classes[name], arguments, kind)
+    return construct(classes[name], arguments, kind, model)
 
 
-def construct(cls: type[LayeredProgram], arguments: dict[str, Any], kind: str) -> LayeredProgram:
-    """``cls(**arguments)`` with unknown fields refused by name."""
-    fields = inspect.signature(cls).parameters
+def construct(
+    cls: type[LayeredProgram], arguments: dict[str, Any], kind: str, model: nn.Module | None = None
+) -> LayeredProgram:
+    """``cls(**arguments)``, with the model first where ``cls`` reads from one; unknown fields are refused by name."""
+    fields = [name for name in inspect.signature(cls).parameters if name != "model"]
     for field in arguments:
         if field not in fields:
             raise unknown(f"field of {kind} {cls.__name__}", field, fields)
-    return cls(**arguments)
+    return cls(model, **arguments) if reads_model(cls) else cls(**arguments)
+
+
+def reads_model(cls: type[LayeredProgram]) -> bool:
+    """Whether a guide of that class is built for one model, from which it takes its sizes."""
+    return "model" in inspect.signature(cls).parameters
 
 
 def from_config(config: dict[str, Any]) -> HVAE:
     """The pair that ``HVAE.config`` describes, freshly initialised."""
-    return HVAE(
-        program_from_config(config["model"], MODELS, "model"),
-        program_from_config(config["guide"], GUIDES, "guide"),
-        preset=config.get("preset"),
-    )
+    model = program_from_config(config["model"], MODELS, "model")
+    guide = program_from_config(config["guide"], GUIDES, "guide", model)
+    return HVAE(model, guide, preset=config.get("preset"))
 
 
 def make_guide(name: str, model: nn.Module, **options: Any) -> LayeredProgram:
@@ -126,10 +160,8 @@ def make_guide(name: str, model: nn.Module, **options: Any) -> LayeredProgram:
             f"{type(model).__name__} is not one of our models, so its layers are not known; "
             "build the guide yourself and pass the object"
         )
-    arguments = published_hidden(model.pixels, model.layers)[name] | options
-    return construct(
-        GUIDES[name], dict(pixels=model.pixels, dims=model.dims, families=model.families) | arguments, "guide"
-    )
+    sizes = {} if reads_model(GUIDES[name]) else dict(pixels=model.pixels, dims=model.dims, families=model.families)
+    return construct(GUIDES[name], sizes | published_hidden(model.pixels, model.layers)[name] | options, "guide", model)
 
 
 def check_pair(model: Callable, guide: Callable, x: Tensor) -> dict[str, int]:

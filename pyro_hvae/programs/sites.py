@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Independent
+from torch.distributions.kl import register_kl
 
 from pyro_hvae.errors import unknown
 from pyro_hvae.programs.networks import MLP
@@ -27,7 +31,39 @@ def standard(family: str, dim: int, like: Tensor) -> dist.TorchDistribution:
     return family_class(family)(like.new_zeros(dim), like.new_ones(dim)).to_event(1)
 
 
-class Head(nn.Linear):
+class _Rows:
+    """Which rows of a head's weight and bias are what: views, to be read and written where a pair is started."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    dim: int
+
+    @property
+    def location_weight(self) -> Tensor:
+        """``(dim, in_features)``."""
+        return self.weight[: self.dim]
+
+    @property
+    def location_bias(self) -> Tensor:
+        """``(dim,)``."""
+        return self.bias[: self.dim]
+
+    @property
+    def v_bias(self) -> Tensor:
+        """v where the features are zero, ``(dim,)``."""
+        return self.bias[self.dim : 2 * self.dim]
+
+    @torch.no_grad()
+    def set_linear(self, weight: Tensor, bias: Tensor, v: Tensor | float) -> None:
+        """A linear location, v whatever the features, and no correlations."""
+        self.weight.zero_()
+        self.bias.zero_()
+        self.location_weight.copy_(weight)
+        self.location_bias.copy_(bias)
+        self.v_bias.copy_(torch.as_tensor(v))
+
+
+class Head(_Rows, nn.Linear):
     """Linear map from features to a site's distribution.
 
     The output is a location and ``v``, with ``scale = exp(v / 2)`` for both families, so that ``v`` is the log
@@ -51,6 +87,61 @@ class Head(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, family={self.family!r}"
+
+
+class FullNormal(dist.MultivariateNormal):
+    """Normal with a covariance matrix; terms of its densities unit by unit, each given the units before it.
+
+    Made as its base: ``FullNormal(loc, scale_tril=L)`` with ``loc (..., dim)`` and ``L (..., dim, dim)`` lower triangular.
+    """
+
+    def unit_log_prob(self, value: Tensor) -> Tensor:
+        """log q(z_i | z_1 … z_i-1), ``(..., dim)``; sums to ``log_prob``."""
+        noise = torch.linalg.solve_triangular(
+            self._unbroadcasted_scale_tril, (value - self.loc).unsqueeze(-1), upper=False
+        ).squeeze(-1)
+        return -0.5 * (noise.square() + math.log(2 * math.pi)) - self._log_diagonal()
+
+    def unit_kl(self, p: torch.distributions.Normal) -> Tensor:
+        """Parts of KL[q || p] for independent Normals ``p``, ``(..., dim)``; they sum to it, log det being a sum over units."""
+        spread = (self.variance + (self.loc - p.loc).square()) / p.scale.square()
+        return 0.5 * (spread - 1) - self._log_diagonal() + p.scale.log()
+
+    def _log_diagonal(self) -> Tensor:
+        return self._unbroadcasted_scale_tril.diagonal(dim1=-2, dim2=-1).log()
+
+
+@register_kl(FullNormal, Independent)
+def _kl_full_normal(q: FullNormal, p: Independent) -> Tensor:
+    if p.reinterpreted_batch_ndims != 1 or not isinstance(p.base_dist, torch.distributions.Normal):
+        raise NotImplementedError
+    return q.unit_kl(p.base_dist).sum(-1)
+
+
+class FullHead(_Rows, nn.Linear):
+    """Linear map from features to a :class:`FullNormal`.
+
+    The output is a location, v with exp(v / 2) on the diagonal of the Cholesky factor (as in :class:`Head`), and the rows of
+    its strict lower triangle in units of the diagonal element of the row.
+    """
+
+    def __init__(self, in_features: int, dim: int):
+        super().__init__(in_features, 2 * dim + dim * (dim - 1) // 2)
+        self.dim = dim
+        rows, columns = torch.tril_indices(dim, dim, -1)
+        index = torch.zeros(dim, dim, dtype=torch.long)
+        index[rows, columns] = 1 + torch.arange(len(rows))
+        self.register_buffer(
+            "_index", index.flatten(), persistent=False
+        )  # into the numbers below the diagonal, 0 first
+
+    def forward(self, features: Tensor) -> FullNormal:
+        out = super().forward(features).to(self.weight.dtype)
+        loc, v, below = out.split([self.dim, self.dim, out.shape[-1] - 2 * self.dim], dim=-1)
+        diagonal = torch.exp(0.5 * v.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND))
+        lower = F.pad(below, (1, 0)).index_select(-1, self._index).unflatten(-1, (self.dim, self.dim))
+        lower = lower + torch.eye(self.dim, dtype=out.dtype, device=out.device)
+        return FullNormal(loc, scale_tril=lower * diagonal.unsqueeze(-1))
 
 
 def conditional(in_features: int, hidden: Sequence[int], dim: int, family: str) -> nn.Sequential:

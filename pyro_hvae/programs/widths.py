@@ -44,4 +44,5 @@ def published_hidden(pixels: int, layers: int) -> dict[str, dict[str, Any]]:
         "top_down": {"hidden_x": h["a"] + h["b"] * above, "hidden_z": h["c"] * above, "hidden_joint": h["d"] * above},
         "bottom_up": {"hidden": h["first"] + h["upper"] * above},
         "mean_field": {"hidden": h["first"] + h["upper"] * above},
+        "ladder": {},  # the bottom-up networks of the top-down guide, by default
     }

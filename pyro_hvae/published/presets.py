@@ -8,20 +8,11 @@ gradients at unpublished thresholds (in [C22] so high that they act on fewer tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import torch
-
-from pyro_hvae.errors import HVAEError, unknown
-from pyro_hvae.programs.pair import GUIDES, HVAE, MODELS, construct
-from pyro_hvae.programs.widths import published_hidden
-from pyro_hvae.starts.linear_regime import start_in_linear_regime
+from pyro_hvae.errors import unknown
 
 Knots = tuple[tuple[float, float], ...]  # (epoch, value), linear in between; a repeated epoch is a jump
-
-STARTS = ("default", "linear_regime")
 
 
 def _constant(value: float) -> Knots:
@@ -30,7 +21,7 @@ def _constant(value: float) -> Knots:
 
 @dataclass(frozen=True)
 class Training:
-    """How a preset is trained. Schedules are knots in epochs."""
+    """How a system is trained. Schedules are knots in epochs."""
 
     objective: str = "elbo"  # or "importance_weighted"
     num_particles: int = 1
@@ -39,6 +30,13 @@ class Training:
     epochs: int = 6750
     steps_per_epoch: int = 5000  # 640,000 patches / 128
     beta: dict[str, Knots] = field(default_factory=lambda: {"z1": _constant(1.0), "z2": _constant(1.0)})
+    gradient: str = "standard"  # estimator, see docs/gradients.md
+    clip: float | None = None
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return self.epochs * self.steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -127,59 +125,6 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS, hint="See `pyro-hvae presets`.")
     return PRESETS[name]
-
-
-def build(
-    name: str,
-    *,
-    guide: str | None = None,
-    pixels: int | None = None,
-    dim_z1: int | None = None,
-    dim_z2: int | None = None,
-    families: Sequence[str] | None = None,
-    noise: float | None = None,
-    learn_noise: bool = False,
-    start: str = "default",
-    seed: int | None = None,
-) -> HVAE:
-    """A published system by name, initialised afresh.
-
-    :param name: a key of :data:`PRESETS`; ``pyro-hvae presets`` prints them.
-    :param guide: another recognition model than the published one, with published hidden units.
-    :param pixels, dim_z1, dim_z2, noise: other sizes than the published ones ([C22] varied dim z2 from 5 to 140).
-    :param families: site family of each layer, z1's first: ``("normal", "normal")`` is the "n" variant of a system.
-    :param learn_noise: learn the observation noise, which starts at ``noise``.
-    :param start: ``"default"`` (PyTorch's initialisation) or ``"linear_regime"``
-        (:func:`~pyro_hvae.starts.linear_regime.start_in_linear_regime`), from which training is many times faster.
-    :param seed: seed of the initial weights; None draws from PyTorch's global state.
-    """
-    p = preset(name)
-    if start not in STARTS:
-        raise unknown("start", start, STARTS)
-    dims = list(p.dims)
-    for l, dim in enumerate((dim_z1, dim_z2)):
-        if dim is not None:
-            if l >= len(dims):
-                raise HVAEError(f"{name} has no layer z{l + 1}, so dim_z{l + 1}={dim} cannot be set")
-            dims[l] = dim
-    size = p.pixels if pixels is None else pixels
-    common: dict[str, Any] = dict(
-        pixels=size, dims=tuple(dims), families=p.families if families is None else tuple(families)
-    )
-    hidden = published_hidden(p.pixels, len(dims))
-    guide = p.guide if guide is None else guide
-    if guide not in GUIDES:
-        raise unknown("guide", guide, GUIDES)
-    with torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        noise_arguments = dict(noise=p.noise if noise is None else noise, learn_noise=learn_noise)
-        vae = HVAE(
-            construct(MODELS[p.model], common | hidden[p.model] | noise_arguments, "model"),
-            construct(GUIDES[guide], common | hidden[guide], "guide"),
-            preset=p.name,
-        )
-        return start_in_linear_regime(vae) if start == "linear_regime" else vae
 
 
 def table() -> list[dict[str, str]]:

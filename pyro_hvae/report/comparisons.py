@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.analysis import style
-from pyro_hvae.analysis.results import Z95
+from pyro_hvae.analysis.uncertainty import Z95
 from pyro_hvae.errors import HVAEError
 
 MARKERS = "osD^v"

@@ -1,4 +1,4 @@
-"""Every analysis in the order of the report. A new one is a module and a line here."""
+"""Every analysis in the order of the report, with what is said of it there. A new one is a module and an entry here."""
 
 from __future__ import annotations
 
@@ -32,128 +32,271 @@ from pyro_hvae.report.comparisons import (
     plot_active_by_size,
     plot_bound_by_particles,
 )
-from pyro_hvae.storage.posterior_file import schema, sites
+from pyro_hvae.report.needs import Group, Headline, Need, Variable
+from pyro_hvae.storage.pareto_limits import GOOD_K
 
 
 @dataclass(frozen=True)
 class Analysis:
     """One analysis: ``function(tree)`` gives a Dataset, ``plot(dataset)`` a picture of it.
 
-    ``needs`` lists what must be in the file as ``group/variable``, or two of which one must be there joined by ``or``;
-    ``group/*`` stands for all that the schema asks of that group for the layers of the file. ``title`` heads its section of
-    the report, whose table at a glance shows the quantities whose names start with one of ``headlines``.
+    ``title`` and ``about`` head its section of the report, whose table at a glance shows the ``headlines``.
     """
 
     name: str
     title: str
+    about: str
     function: Callable[[xr.DataTree], xr.Dataset]
     plot: Callable[[xr.Dataset], Picture]
-    needs: tuple[str, ...]
-    headlines: tuple[str, ...]
+    needs: tuple[Need, ...]
+    headlines: tuple[Headline, ...]
 
     def missing(self, tree: xr.DataTree) -> list[str]:
         """What the analysis needs and the file lacks."""
-        wanted: list[str] = []
-        for need in self.needs:
-            group, name = need.split("/", 1)
-            wanted += [f"{group}/{v}" for v in schema(sites(tree) or ["z1"])[group]] if name == "*" else [need]
-        return [need for need in dict.fromkeys(wanted) if not any(_has(tree, path) for path in need.split(" or "))]
+        return list(dict.fromkeys(phrase for need in self.needs for phrase in need.missing(tree)))
 
-    def run(self, tree: xr.DataTree) -> xr.Dataset:
-        """Apply the function. Raises HVAEError, naming what is missing, where the file lacks what it needs."""
+    def require(self, tree: xr.DataTree) -> None:
+        """Raise HVAEError, naming what is missing, where the file lacks what the analysis needs."""
         if missing := self.missing(tree):
             raise HVAEError(f"{self.name} does not apply: the file lacks {', '.join(missing)}")
+
+    def run(self, tree: xr.DataTree) -> xr.Dataset:
+        """Apply the function to a file that has what it needs. Raises HVAEError as :meth:`require` and the function do."""
+        self.require(tree)
         return self.function(tree)
 
-    def picture(self, dataset: xr.Dataset) -> Picture:
-        """The figure of a result of :meth:`run`, and its caption."""
-        return self.plot(dataset)
 
+X, X_MEAN = Variable("observed_data", "x"), Variable("posterior_predictive", "x_mean")
+MOMENTS = Group("posterior_moments")
+#: Which dimensions are active is judged by moments, images and projective fields.
+ACTIVITY = (MOMENTS, X, Variable("constant_data", "A"))
+LABELS = (Variable("constant_data", "family"), Variable("constant_data", "split"))
 
-def _has(tree: xr.DataTree, path: str) -> bool:
-    group, name = path.split("/")
-    return group in tree.children and name in tree[group]
-
-
-MOMENTS = ("posterior_moments/*", "observed_data/x", "constant_data/A")
-
+#: Of posterior files (`pyro-hvae export`).
 ANALYSES: dict[str, Analysis] = {
     analysis.name: analysis
     for analysis in (
         Analysis(
-            "trust", "When to believe the posterior", trust, plot_trust,
-            needs=("sample_stats/pareto_k or evidence/pareto_k", "sample_stats/ess or evidence/ess"), headlines=("trusted",),
+            name="trust",
+            title="When to believe the posterior",
+            about="For which share of images the moments of the posterior can be trusted. The importance weights of an image, "
+            "p(x, z) / q(z|x), say how far the guide is from the posterior. Moments can be trusted where the Pareto k-hat "
+            f"of the weights lies below min({GOOD_K}, 1 - 1 / log10(S)) with S weights an image (Vehtari et al. 2024). Above "
+            "it, importance resampling cannot mend the guide either. The weights are those of the draws in the file; in a "
+            "file without draws, those from which its evidence was estimated.",
+            function=trust,
+            plot=plot_trust,
+            needs=(
+                Variable("sample_stats", "pareto_k") | Variable("evidence", "pareto_k"),
+                Variable("sample_stats", "ess") | Variable("evidence", "ess"),
+            ),
+            headlines=(Headline("trusted"),),
         ),
         Analysis(
-            "bound_terms", "Bound and its terms", bound_terms, plot_bound_terms,
-            needs=("bound/*",), headlines=("bound[natural, elbo]", "bound[texture, elbo]", "evidence["),
+            name="bound_terms",
+            title="Bound and its terms",
+            about="Mean over images of the ELBO, the reconstruction term and the KL divergence of every layer, un-annealed, in "
+            "nats per image; log evidence beside it where the file has an estimate.",
+            function=bound_terms,
+            plot=plot_bound_terms,
+            needs=(Group("bound"),),
+            headlines=(
+                Headline("bound", ("natural", "elbo")),
+                Headline("bound", ("texture", "elbo")),
+                Headline("evidence"),
+            ),
         ),
         Analysis(
-            "active_dimensions", "Active dimensions", active_dimensions, plot_active_dimensions,
-            needs=MOMENTS, headlines=("count", "kl"),
+            name="active_dimensions",
+            title="Active dimensions",
+            about="Which dimensions of each layer are in use. z1 is judged by the mean squared intensity of its projective "
+            "fields (columns of A), deeper layers by the variance over images of their posterior means. The threshold "
+            "lies in the middle of the largest gap between the two clusters on a log scale. Where there is one cluster "
+            "only, or two that both lie under it, that is said and a fixed threshold decides: a z1 unit is active if it "
+            "carries more than 1e-6 of the pixel variance, a deeper one if its posterior means vary by more than 0.01. "
+            "Natural images are used where there are any, all images otherwise.",
+            function=active_dimensions,
+            plot=plot_active_dimensions,
+            needs=ACTIVITY,
+            headlines=(Headline("count"), Headline("kl")),
         ),
         Analysis(
-            "aggregate_posterior", "Aggregate posterior against the prior", aggregate_posterior, plot_aggregate_posterior,
-            needs=MOMENTS, headlines=("divergence",),
+            name="aggregate_posterior",
+            title="Aggregate posterior against the prior",
+            about="Posterior of each dimension of the top layer, averaged over images, against the prior Normal(0, 1). In a "
+            "model that describes its images the two are the same. The posterior of an image is taken as normal with its "
+            "mean and variance; their mixture over images has a density in closed form.",
+            function=aggregate_posterior,
+            plot=plot_aggregate_posterior,
+            needs=ACTIVITY,
+            headlines=(Headline("divergence"),),
         ),
         Analysis(
-            "projective_fields", "Projective fields", projective_fields, plot_projective_fields,
-            needs=(*MOMENTS, "constant_data/*"), headlines=("area",),
+            name="projective_fields",
+            title="Projective fields",
+            about="What one unit of a layer adds to the image, and how many pixels that covers. The field of a z1 unit is its "
+            "column of A. The field of a deeper unit is half the change of the mean image between +e and -e along its "
+            "axis, all else at its prior mean. The area of a field is the participation ratio of its squared intensities, "
+            "(sum f²)² / sum f⁴ in pixels: 1 for a single pixel, the number of pixels for a flat field, a third of it "
+            "for Gaussian noise.",
+            function=projective_fields,
+            plot=plot_projective_fields,
+            needs=(*ACTIVITY, Group("constant_data")),
+            headlines=(Headline("area"),),
         ),
         Analysis(
-            "gabor_fits", "Gabor fits of z1 fields", gabor_fits, plot_gabor_fits,
-            needs=MOMENTS, headlines=("localized_count", "goodness[localized]"),
+            name="gabor_fits",
+            title="Gabor fits of z1 fields",
+            about="A Gabor function fitted to the projective field of every active z1 unit. A field is localized where the "
+            "root mean square distance of its energy from its centre is less than 0.7 of that of a flat field (a grating or "
+            "noise that fills the patch has about 1). The space-frequency uncertainty is the product of the spreads in "
+            "space and frequency along and across the wave vector over its lowest value, Gabor's bound.",
+            function=gabor_fits,
+            plot=plot_gabor_fits,
+            needs=ACTIVITY,
+            headlines=(Headline("localized_count"), Headline("goodness", ("localized",))),
         ),
         Analysis(
-            "receptive_fields", "Receptive fields of z1", receptive_fields, plot_receptive_fields,
-            needs=MOMENTS, headlines=("similarity",),
+            name="receptive_fields",
+            title="Receptive fields of z1",
+            about="The posterior mean of every active z1 unit regressed on the image (ridge regression). Half of the images "
+            "fit, a quarter chooses the penalty, a quarter tests: there the share of the variance of the posterior mean "
+            "is counted that a linear receptive field explains. Similarity is the cosine between a unit's receptive and "
+            "projective field; below 1 the guide explains away what other units account for. Where the file has the "
+            "guide's mean gradient d E[z1] / dx, its cosines with the other two stand beside, all within the directions "
+            "in which the images vary.",
+            function=receptive_fields,
+            plot=plot_receptive_fields,
+            needs=ACTIVITY,
+            headlines=(Headline("similarity"),),
         ),
         Analysis(
-            "contextual_prior", "Contextual prior: z2 on z1", contextual_prior, plot_contextual_prior,
-            needs=(*MOMENTS, "constant_data/z2_to_z1_location", "constant_data/z2_to_z1_log_scale", "constant_data/z2_field"),
-            headlines=("effect",),
+            name="contextual_prior",
+            title="Contextual prior: z2 on z1",
+            about="What a z2 dimension does to the prior of z1: half the change of p(z1|z2) between +e and -e along it. The "
+            "location effect is the root mean square over active z1 units of half the change of the location, the scale "
+            "effect that of the logarithm of the scale. The contextual map of a dimension is the change of the log scale "
+            "of the units at each pixel, weighted by the squares of their projective fields: which parts of the image it "
+            "expects to vary more.",
+            function=contextual_prior,
+            plot=plot_contextual_prior,
+            needs=(
+                *ACTIVITY,
+                Variable("constant_data", "z2_to_z1_location"),
+                Variable("constant_data", "z2_to_z1_log_scale"),
+                Variable("constant_data", "z2_field"),
+            ),
+            headlines=(Headline("effect"),),
         ),
         Analysis(
-            "sparseness", "Sparseness of z1", sparseness, plot_sparseness,
-            needs=MOMENTS, headlines=("population[natural, treves_rolls]", "lifetime[natural, treves_rolls]"),
+            name="sparseness",
+            title="Sparseness of z1",
+            about="Sparseness of the posterior means of the active z1 units, over units for an image (population) and over "
+            "images for a unit (lifetime). Treves-Rolls (Vinje & Gallant 2000) and Hoyer (2004): 0 where all responses "
+            "are of one size, 1 where one of them differs from zero. Kurtosis: excess, of the signed responses; 0 for a "
+            "normal and 3 for a Laplace distribution.",
+            function=sparseness,
+            plot=plot_sparseness,
+            needs=ACTIVITY,
+            headlines=(
+                Headline("population", ("natural", "treves_rolls")),
+                Headline("lifetime", ("natural", "treves_rolls")),
+            ),
         ),
         Analysis(
-            "texture_decoding", "Texture family decoding", decode_family, plot_texture_decoding,
-            needs=("observed_data/x", "posterior_moments/*", "constant_data/family", "constant_data/split"),
-            headlines=("accuracy",),
+            name="texture_decoding",
+            title="Texture family decoding",
+            about="The texture family decoded by multinomial logistic regression, trained on training images and scored on "
+            "test images. Each repeat trains on a random subset, balanced over families, of 80% of the smallest family's "
+            "training images; all test images are scored, every family with the same weight, so that chance is one over "
+            "the number of families. A z2 that has learnt no more than contrast does not beat the patch norm.",
+            function=decode_family,
+            plot=plot_texture_decoding,
+            needs=(X, MOMENTS, *LABELS),
+            headlines=(Headline("accuracy"),),
         ),
         Analysis(
-            "texture_selectivity", "Texture-selective z2 dimensions", texture_selectivity, plot_texture_selectivity,
-            needs=(*MOMENTS, "posterior_moments/z2_mean", "constant_data/family", "constant_data/split"),
-            headlines=("selective_count",),
+            name="texture_selectivity",
+            title="Texture-selective z2 dimensions",
+            about="Active z2 dimensions added one by one, each time the one that tells most of the texture family. The order "
+            "is found on the training images by linear discriminant analysis, fitted to one half of them and judged on the "
+            "other. The path ends to be selective where its accuracy comes within one standard error of its best; those "
+            "dimensions are texture-selective, provided that the first of them beats chance. Accuracies are those of "
+            "multinomial logistic regression on test images.",
+            function=texture_selectivity,
+            plot=plot_texture_selectivity,
+            needs=(*ACTIVITY, Variable("posterior_moments", "z2_mean"), *LABELS),
+            headlines=(Headline("selective_count"),),
         ),
         Analysis(
-            "noise_correlations", "Noise and signal correlations", noise_correlations, plot_noise_correlations,
-            needs=MOMENTS, headlines=("magnitude", "correspondence[within]", "correspondence[across]"),
+            name="noise_correlations",
+            title="Noise and signal correlations",
+            about="Noise correlations of localized z1 units, and whether they follow the signal correlations of a texture "
+            "family. Noise correlation: correlation coefficient of two units under the posterior of one image, z2 "
+            "marginalised, averaged over the images of a family. Signal correlation: correlation over the images of a "
+            "family of the posterior means. Their correspondence is the correlation over unit pairs of the two, within a "
+            "family and across families: the mean over random halves of images and units, whose standard deviation is the "
+            "s.e. of the whole.",
+            function=noise_correlations,
+            plot=plot_noise_correlations,
+            needs=ACTIVITY,
+            headlines=(
+                Headline("magnitude"),
+                Headline("correspondence", ("within",)),
+                Headline("correspondence", ("across",)),
+            ),
         ),
         Analysis(
-            "reconstruction", "Reconstruction", reconstructions, plot_reconstruction,
-            needs=("observed_data/x", "posterior_predictive/x_mean"), headlines=("explained_variance",),
+            name="reconstruction",
+            title="Reconstruction",
+            about="Each image against the mean of its posterior predictive. Of masked images only the pixels that were shown "
+            "are compared.",
+            function=reconstructions,
+            plot=plot_reconstruction,
+            needs=(X, X_MEAN),
+            headlines=(Headline("explained_variance"),),
         ),
         Analysis(
-            "inpainting", "Inpainting", inpainting, plot_inpainting,
-            needs=("observed_data/mask", "observed_data/x", "posterior_predictive/x_mean"), headlines=("slope",),
+            name="inpainting",
+            title="Inpainting",
+            about="Slopes of inpainted and reconstructed against original intensities, inside and outside the mask. Images of "
+            "one mask radius are dealt at random to five disjoint subsets; in each, the posterior predictive mean of all "
+            "pixels of a region is regressed on the original ones. A slope of 1 restores the image, 0 says nothing about "
+            "it.",
+            function=inpainting,
+            plot=plot_inpainting,
+            needs=(Variable("observed_data", "mask"), X, X_MEAN),
+            headlines=(Headline("slope"),),
         ),
         Analysis(
-            "ancestral_samples", "Ancestral samples", ancestral_samples, plot_ancestral_samples,
-            needs=("prior_predictive/x_mean", "observed_data/x", "constant_data/sigma"),
-            headlines=("kurtosis[samples]", "kurtosis[observed]"),
+            name="ancestral_samples",
+            title="Ancestral samples",
+            about="Pixel moments and spatial spectrum of samples from the prior and of natural images. The file holds the mean "
+            "image of each ancestral sample. Observed images contain the observation noise as well, so its effect on the "
+            "moments and the spectrum of the samples is added in closed form.",
+            function=ancestral_samples,
+            plot=plot_ancestral_samples,
+            needs=(Variable("prior_predictive", "x_mean"), X, Variable("constant_data", "sigma")),
+            headlines=(Headline("kurtosis", ("samples",)), Headline("kurtosis", ("observed",))),
         ),
     )
-}  # fmt: skip
+}
 
-#: Of audits (`pyro-hvae audit`) instead of posterior files.
-GUIDE_AUDIT = Analysis(
-    "guide_audit", "How much of the guide's posterior is real", guide_audit, plot_guide_audit,
-    needs=(), headlines=("agreement[", "ceiling[guide", "real["),
-)  # fmt: skip
-
-REPORTED = ANALYSES | {GUIDE_AUDIT.name: GUIDE_AUDIT}
+#: Of audits (`pyro-hvae audit`).
+AUDIT_ANALYSES: dict[str, Analysis] = {
+    "guide_audit": Analysis(
+        name="guide_audit",
+        title="How much of the guide's posterior is real",
+        about="The moments of guide and importance-resampled guide against those of a reference sampler, image by image. "
+        "Let r be the correlation coefficients of all pairs of the chosen z1 units under the posterior of one image, "
+        "its noise correlations. Each source knows its own r up to sampling noise, which the two halves of its draws "
+        "tell; real is the share of a source's correlation structure that is in the truth, freed of that noise.",
+        function=guide_audit,
+        plot=plot_guide_audit,
+        needs=(),  # all that an audit has is checked when it is opened
+        headlines=(Headline("agreement"), Headline("ceiling", ("guide",)), Headline("real")),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -162,7 +305,7 @@ class Comparison:
 
     name: str
     title: str
-    of: str
+    of: Analysis
     function: Callable[[Sequence[xr.Dataset]], xr.Dataset]
     plot: Callable[[xr.Dataset], Picture]
 
@@ -171,17 +314,25 @@ COMPARISONS: dict[str, Comparison] = {
     comparison.name: comparison
     for comparison in (
         Comparison(
-            "bound_by_particles", "Bound by number of particles", "bound_terms", bound_by_particles, plot_bound_by_particles
+            name="bound_by_particles",
+            title="Bound by number of particles",
+            of=ANALYSES["bound_terms"],
+            function=bound_by_particles,
+            plot=plot_bound_by_particles,
         ),
         Comparison(
-            "active_by_size", "Active dimensions by size of z2", "active_dimensions", active_by_size, plot_active_by_size
+            name="active_by_size",
+            title="Active dimensions by size of z2",
+            of=ANALYSES["active_dimensions"],
+            function=active_by_size,
+            plot=plot_active_by_size,
         ),
     )
-}  # fmt: skip
+}
 
 
 def find(name: str) -> Analysis:
-    """The analysis of that name. Raises HVAEError with the nearest one where there is none."""
+    """The analysis of posterior files of that name. Raises HVAEError with the nearest one where there is none."""
     if name not in ANALYSES:
         raise unknown("analysis", name, ANALYSES)
     return ANALYSES[name]

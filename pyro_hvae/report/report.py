@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
-from pyro_hvae.analysis import style
 from pyro_hvae.analysis.results import collect, number
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.report.page import Outcome, ReportedFile, page
-from pyro_hvae.report.registry import ANALYSES, COMPARISONS, GUIDE_AUDIT, Analysis, Comparison
-from pyro_hvae.storage.audit_file import is_audit, open_audit
-from pyro_hvae.storage.posterior_file import open_posterior
-from pyro_hvae.storage.writing import FIGURE, REPORT, RESULTS, check_directory, check_target, replacing, schema_of
+from pyro_hvae.report.files import KINDS, ReportedFile, file_labels, open_file
+from pyro_hvae.report.page import Outcome, page
+from pyro_hvae.report.registry import COMPARISONS, Analysis, Comparison
+from pyro_hvae.storage.writing import (
+    FIGURE,
+    REPORT,
+    RESULTS,
+    check_directory,
+    check_target,
+    kind_of,
+    replacing,
+    write_figure,
+)
 
-CHUNK = 4096  # images held in memory at a time
 log = logging.getLogger(__name__)
 
 
@@ -33,8 +36,8 @@ def analyse(
     out: str | os.PathLike[str],
     overwrite: bool = False,
 ) -> Path:
-    """Run every analysis that applies on every posterior file and write the report; audits (`pyro-hvae audit`) among the
-    files add a section of their own.
+    """Run every analysis that applies on every file and write the report; each kind of file, posterior files and audits
+    (`pyro-hvae audit`), has analyses of its own.
 
     Figures of several files together (a sweep of z2, numbers of particles) are made where the files are of that kind.
     Writes ``report.html`` (self-contained), ``results.json`` and ``figures/*.png`` into ``out`` and returns the path of the
@@ -59,16 +62,14 @@ def analyse(
     out = Path(out)
     _check_out(out, overwrite)
     with ExitStack() as stack:
-        opened = [
-            ReportedFile(path, label, stack.enter_context(_open(path)))
-            for path, label in zip(files, file_labels(files), strict=True)
-        ]
-        posteriors, audits = ([file for file in opened if file.is_audit == kind] for kind in (False, True))
-        outcomes = {
-            name: [_attempt(analysis, file) for file in posteriors] for name, analysis in ANALYSES.items() if posteriors
-        }
-        if audits:
-            outcomes[GUIDE_AUDIT.name] = [_attempt(GUIDE_AUDIT, file) for file in audits]
+        opened = []
+        for path, label in zip(files, file_labels(files), strict=True):
+            opened.append(open_file(path, label))
+            stack.enter_context(opened[-1].tree)
+        outcomes: dict[str, list[Outcome]] = {}
+        for kind in KINDS:
+            if of_kind := [file for file in opened if file.kind is kind]:
+                outcomes |= {name: [_attempt(each, file) for file in of_kind] for name, each in kind.analyses.items()}
         results = [
             entry | {"file": str(outcome.file.path), "attributes": _plain(outcome.file.tree.attrs)}
             for parts in outcomes.values()
@@ -78,7 +79,7 @@ def analyse(
         compared = {
             comparison.name: picture
             for comparison in COMPARISONS.values()
-            if (picture := _across(comparison, outcomes.get(comparison.of, [])))
+            if (picture := _compare(comparison, outcomes.get(comparison.of.name, [])))
         }
         text = page(opened, outcomes, {COMPARISONS[name].title: picture for name, picture in compared.items()})
     pictures = {
@@ -93,7 +94,7 @@ def analyse(
     try:
         figures.mkdir(parents=True, exist_ok=True)
         for stale in figures.glob("*.png"):
-            if schema_of(stale) == FIGURE:
+            if kind_of(stale) == FIGURE:
                 stale.unlink()
     except OSError as error:
         raise HVAEError(f"{figures} cannot be written ({error}); choose another directory") from error
@@ -118,34 +119,6 @@ def _check_out(out: Path, overwrite: bool) -> None:
         check_directory(out / "figures")
 
 
-def write_figure(path: Path, image: bytes, *, overwrite: bool) -> None:
-    """A picture of :func:`png` to a file; with ``overwrite`` in place of an earlier one, and of nothing else."""
-    with replacing(path, overwrite=overwrite, schema=FIGURE) as partial:
-        partial.write_bytes(image)
-
-
-def file_labels(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Short distinct names for files, fit for file names: the stem, else the directory, else both, else numbered."""
-    resolved = [Path(path).absolute() for path in paths]
-    for name in (lambda p: p.stem, lambda p: p.parent.name, lambda p: f"{p.parent.name}-{p.stem}"):
-        labels = [re.sub(r"[^\w.-]+", "_", name(path)) for path in resolved]
-        if len(set(labels)) == len(labels):
-            return labels
-    return [f"{index}-{label}" for index, label in enumerate(labels, 1)]
-
-
-def png(picture: style.Picture) -> bytes:
-    """The figure as PNG, with its caption as the description."""
-    buffer = io.BytesIO()
-    about = {"Source": FIGURE, "Description": picture.caption}  # the source first: by it the file is recognised
-    picture.figure.savefig(buffer, format="png", dpi=style.DPI, metadata=about)
-    return buffer.getvalue()
-
-
-def _open(path: Path) -> xr.DataTree:
-    return open_audit(path) if is_audit(path) else open_posterior(path, chunks=CHUNK, partial=True)
-
-
 def _attempt(analysis: Analysis, file: ReportedFile) -> Outcome:
     """One analysis on one file. Whatever goes wrong becomes a message: the rest of the report must go on."""
     log.info("%s: %s", file.path, analysis.name)
@@ -154,8 +127,8 @@ def _attempt(analysis: Analysis, file: ReportedFile) -> Outcome:
         dataset = analysis.run(file.tree)
         outcome.entries = collect(dataset)
         outcome.messages = [("note", note) for note in dataset.attrs["notes"].splitlines() if note]
-        picture = analysis.picture(dataset)
-        outcome.png, outcome.caption = png(picture), picture.caption
+        picture = analysis.plot(dataset)
+        outcome.png, outcome.caption = picture.png(), picture.caption
     except HVAEError as error:
         outcome.messages.append(("absent", str(error)))
     except Exception as error:
@@ -165,19 +138,19 @@ def _attempt(analysis: Analysis, file: ReportedFile) -> Outcome:
         text = outcome.messages[-1][1]
         empty = {"name": analysis.name, "title": analysis.title, "value": None, "interval": None, "n": 0, "unit": ""}
         outcome.entries = [{"analysis": analysis.name} | empty | {"message": text}]
-    if analysis.name in {comparison.of for comparison in COMPARISONS.values()} and outcome.png:
+    if analysis.name in {comparison.of.name for comparison in COMPARISONS.values()} and outcome.png:
         outcome.dataset = dataset
     return outcome
 
 
-def _across(comparison: Comparison, outcomes: Sequence[Outcome]) -> tuple[bytes, str] | None:
+def _compare(comparison: Comparison, outcomes: Sequence[Outcome]) -> tuple[bytes, str] | None:
     """PNG and caption of a figure of several files; None where they are not of the kind it compares."""
     found = [outcome.dataset for outcome in outcomes if outcome.dataset is not None]
     if len(found) < 2:
         return None
     try:
         picture = comparison.plot(comparison.function(found))
-        return png(picture), picture.caption
+        return picture.png(), picture.caption
     except HVAEError as error:
         log.info("%s: %s", comparison.name, error)
     except Exception:

@@ -6,7 +6,7 @@ import arviz
 import numpy as np
 from numpy.typing import NDArray
 
-TRUSTED_K = 0.7  # Vehtari, Simpson, Gelman, Yao, Gabry 2024: above it importance sampling estimates are unreliable
+from pyro_hvae.storage.pareto_limits import GOOD_K
 
 
 def pareto_k(log_weights: NDArray) -> NDArray:
@@ -41,4 +41,4 @@ def effective_sample_size(log_weights: NDArray) -> NDArray:
 
 def share_trusted(k: NDArray) -> float:
     """Share of images whose k-hat is known and below 0.7, for which moments under these weights can be trusted."""
-    return float(np.mean(np.nan_to_num(k, nan=np.inf) < TRUSTED_K))
+    return float(np.mean(np.nan_to_num(k, nan=np.inf) < GOOD_K))

@@ -8,15 +8,19 @@ the energy model of complex cells (Adelson and Bergen 1985): pairs of units that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.programs.guides import BottomUpGuide, MeanFieldGuide, TopDownGuide
+from pyro_hvae.programs.guides import BottomUpGuide, TopDownGuide
+from pyro_hvae.programs.ladder import LadderGuide
 from pyro_hvae.programs.models import MarkovModel, SkipModel
 from pyro_hvae.programs.pair import HVAE
-from pyro_hvae.starts.linear_regime import Q_LOG_VARIANCE, SHIFT, TOP_DOWN_GAIN, start_conditional, start_layers
+from pyro_hvae.programs.sites import FullHead, Head
+from pyro_hvae.starts.linear_regime import GUIDES, Q_LOG_VARIANCE, SHIFT, TOP_DOWN_GAIN, start_conditional, start_layers
 
 PAIR_GAIN = 2.0  # standard deviation of what a pair of units reads: far enough from zero to be rectified
 LEAST_IMAGES = 1000
@@ -35,9 +39,7 @@ def start_from_energies(vae: HVAE, x: Tensor) -> HVAE:
     :raises HVAEError: for other pairs, too few images, or where no unit of z1 is active.
     """
     model, guide = vae.model, vae.guide
-    if not isinstance(guide, (TopDownGuide, BottomUpGuide, MeanFieldGuide)) or not isinstance(
-        model, (MarkovModel, SkipModel)
-    ):
+    if not isinstance(guide, GUIDES) or not isinstance(model, (MarkovModel, SkipModel)):
         raise HVAEError(
             f"the start from energies knows our own two-layer pairs, not {type(model).__name__} with {type(guide).__name__}"
         )
@@ -53,7 +55,11 @@ def start_from_energies(vae: HVAE, x: Tensor) -> HVAE:
     x = x.to(model.A)
     z1 = _posterior(guide, x)
     mean, variance = z1.mean.mean(0), z1.mean.var(0) + z1.variance.mean(0)
-    if isinstance(guide, TopDownGuide):
+    if isinstance(guide, LadderGuide):
+        first = 0 if guide.reads == "evidence" else 1
+        seen = guide.features(x, guide.evidence[0].location(x - model.to_image.bias))[first]
+        layers, head = [layer for network in guide.bottom_up[first:] for layer in network.layers], guide.top
+    elif isinstance(guide, TopDownGuide):
         seen, layers, head = guide.bottom_up[0](x), guide.bottom_up[1].layers, guide.heads[1]
     else:
         trunk, head = guide.conditionals[1].children()
@@ -65,7 +71,12 @@ def start_from_energies(vae: HVAE, x: Tensor) -> HVAE:
     active = active[z1.mean.var(0)[active] > 0]
     if len(active) == 0:
         raise HVAEError("no unit of z1 is active yet: train the pair until z1 is settled, then restart z2")
-    _start_energies(layers, head, seen, z1.mean[:, active])
+    if isinstance(guide, LadderGuide) and guide.reads == "evidence":
+        energies = torch.zeros(len(active), seen.shape[1], device=seen.device, dtype=seen.dtype)
+        energies[torch.arange(len(active)), guide.dims[0] + active] = 1.0  # the second half of what it reads
+        _start_sums(layers, head, seen, energies)
+    else:
+        _start_energies(layers, head, seen, z1.mean[:, active])
     if isinstance(guide, TopDownGuide):
         _start_way_down(guide)
     network = model.conditionals[0]
@@ -73,10 +84,13 @@ def start_from_energies(vae: HVAE, x: Tensor) -> HVAE:
     p_head = network[1]
     # Laplace(b) has variance 2 b²; in both families the scale is exp(v / 2)
     scale_squared = variance / (2 if model.families[0] == "laplace" else 1)
-    p_head.bias[: p_head.dim] += mean
-    p_head.bias[p_head.dim :] = scale_squared.clamp(min=1e-6).log()
+    p_head.location_bias.add_(mean)
+    p_head.v_bias.copy_(scale_squared.clamp(min=1e-6).log())
     if isinstance(model, SkipModel):
         nn.init.zeros_(model.skip_to_image.weight)
+    if isinstance(guide, LadderGuide):
+        guide.start_in_closed_form()  # p(z1) has changed
+    vae.starts.append({"start": "energies", "images": len(x)})
     return vae
 
 
@@ -102,28 +116,33 @@ def _start_energies(layers: nn.ModuleList, head: nn.Linear, seen: Tensor, z1: Te
     nn.init.zeros_(first.weight)
     first.weight[:pairs], first.weight[pairs : 2 * pairs] = chosen, -chosen
     first.bias.copy_(-(first.weight @ seen.mean(0)))
-    features = nn.functional.softplus(first(seen))
-    for i, layer in enumerate(others):
-        weight = torch.empty_like(layer.weight)
-        nn.init.orthogonal_(weight)
-        if i == 0:  # the same weight for both of a pair: their sum is even in what they read
-            half = torch.empty_like(weight[:, :pairs])
-            nn.init.orthogonal_(half)
-            weight.zero_()
-            weight[:, : 2 * pairs] = half.repeat(1, 2)
+    pair = torch.zeros(pairs, first.out_features, device=seen.device, dtype=seen.dtype)
+    pair[:, :pairs] = pair[:, pairs : 2 * pairs] = torch.eye(pairs)  # the same weight for both: their sum is even
+    _start_sums(others, head, nn.functional.softplus(first(seen)), pair)
+
+
+def _start_sums(layers: Sequence[nn.Module], head: Head | FullHead, features: Tensor, energies: Tensor) -> None:
+    """Orthogonal sums of energies, everything scaled by what it is over images.
+
+    :param features: what the first of the layers reads, ``(image, feature)``.
+    :param energies: rows are the combinations of features that it may read, ``(energy, feature)``.
+    """
+
+    def sums(like: Tensor) -> Tensor:
+        weight = torch.empty(len(like), len(energies), dtype=like.dtype, device=like.device)
+        return nn.init.orthogonal_(weight) @ energies
+
+    for i, layer in enumerate(layers):
+        assert isinstance(layer, nn.Linear)
+        weight = sums(layer.weight) if i == 0 else nn.init.orthogonal_(torch.empty_like(layer.weight))
         spread = features.std(0)
         layer.weight.copy_(weight / torch.where(spread > 0, spread, torch.ones_like(spread)))
         layer.bias.copy_(SHIFT - layer.weight @ features.mean(0))
         features = nn.functional.softplus(layer(features))
-    location = torch.empty_like(head.weight[: head.dim])
-    nn.init.orthogonal_(location)
-    if not others:
-        location[:, pairs : 2 * pairs] = location[:, :pairs]
+    like = head.location_weight
+    location = nn.init.orthogonal_(torch.empty_like(like)) if len(layers) else sums(like)
     location /= ((features - features.mean(0)) @ location.T).std(0)[:, None]
-    nn.init.zeros_(head.weight)
-    head.weight[: head.dim] = location
-    head.bias[: head.dim] = -(location @ features.mean(0))
-    head.bias[head.dim :] = Q_LOG_VARIANCE
+    head.set_linear(location, -(location @ features.mean(0)), Q_LOG_VARIANCE)
 
 
 def _start_way_down(guide: TopDownGuide) -> None:

@@ -29,6 +29,7 @@ from pyro_hvae.storage.writing import check_target, replacing
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.audit", "1"
 SOURCES = ("guide", "resampled", "reference")
+COMMAND = "pyro-hvae audit RUN --out FILE"  # makes one
 
 
 def audit_schema(tree: xr.DataTree) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -57,7 +58,7 @@ def validate_audit(tree: xr.DataTree, name: str = "audit") -> None:
     if (found := tree.attrs.get("schema")) != SCHEMA or str(tree.attrs.get("schema_version")) != SCHEMA_VERSION:
         raise HVAEError(
             f"{name} is no audit of this version of pyro_hvae: schema {found!r}, version "
-            f"{tree.attrs.get('schema_version')!r}, expected {SCHEMA!r}, {SCHEMA_VERSION!r}; make one with audit(vae, images)"
+            f"{tree.attrs.get('schema_version')!r}, expected {SCHEMA!r}, {SCHEMA_VERSION!r}; make one with `{COMMAND}`"
         )
     faults = []
     for group, variables in audit_schema(tree).items():
@@ -88,17 +89,10 @@ def check_audit_target(path: str | os.PathLike[str], *, overwrite: bool) -> None
     check_target(path, overwrite=overwrite, schema=SCHEMA)
 
 
-def is_audit(path: str | os.PathLike[str]) -> bool:
-    """Whether a file says that it is an audit. Raises HVAEError where there is none, or it cannot be read at all."""
-    path = Path(path)
-    with read(path, "zarr" if path.suffix == ".zarr" else "netcdf") as tree:
-        return tree.attrs.get("schema") == SCHEMA
-
-
 def open_audit(path: str | os.PathLike[str]) -> xr.DataTree:
     """Open an audit file lazily and check it. Raises HVAEError where it is missing, damaged or something else."""
     path = Path(path)
-    tree = read(path, "netcdf")
+    tree = read(path, "netcdf", "audit", COMMAND)
     try:
         validate_audit(tree, str(path))
     except HVAEError:

@@ -164,10 +164,12 @@ def chunk_sizes(variable: xr.Variable) -> tuple[int, ...] | None:
     return tuple(images if dim == "image" else max(size, 1) for dim, size in variable.sizes.items())
 
 
-def read(path: Path, kind: str) -> xr.DataTree:
-    """Open without checking the schema. Raises HVAEError where it cannot be read at all."""
+def read(
+    path: Path, kind: str, what: str = "posterior file", command: str = "pyro-hvae export RUN --out FILE"
+) -> xr.DataTree:
+    """Open without checking the schema. Raises HVAEError where it cannot be read at all, with the command that makes one."""
     if not path.exists():
-        raise HVAEError(f"there is no posterior file {path}; make one with `pyro-hvae export RUN --out FILE`")
+        raise HVAEError(f"there is no {what} {path}; make one with `{command}`")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=UserWarning)
@@ -175,5 +177,12 @@ def read(path: Path, kind: str) -> xr.DataTree:
     except Exception as error:
         form = "netCDF-4" if kind == "netcdf" else "zarr"
         raise HVAEError(
-            f"{path} cannot be read as {form} ({error}); it is truncated, damaged or something else: export it again"
+            f"{path} cannot be read as {form} ({error}); it is truncated, damaged or something else: "
+            f"make it again with `{command}`"
         ) from error
+
+
+def schema_of(path: Path, what: str, command: str) -> str:
+    """Root attribute ``schema`` of a file (zarr or netCDF-4, by its name), empty where it has none. Raises as :func:`read`."""
+    with read(path, "zarr" if path.suffix == ".zarr" else "netcdf", what, command) as tree:
+        return str(tree.attrs.get("schema", ""))

@@ -25,7 +25,7 @@ REPORT, RESULTS, FIGURE, EVIDENCE = "pyro_hvae.report", "pyro_hvae.results", "py
 _HEAD = 4096  # bytes at the start of a page or picture in which its kind is said
 
 
-def schema_of(path: Path) -> str | None:
+def kind_of(path: Path) -> str | None:
     """The schema that a file or zarr store says it is of; None for what is not one of ours, or cannot be read."""
     with suppress(OSError, ValueError, RuntimeError):
         if path.is_dir():
@@ -110,7 +110,7 @@ def _examined(path: Path, overwrite: bool, schema: str | None) -> Path:
         raise HVAEError(f"{path} is neither a file nor a directory, so it is not overwritten; choose another path")
     if schema is None or (stat.S_ISREG(found.st_mode) and not found.st_size):
         return target
-    if (there := schema_of(target)) != schema or stat.S_ISDIR(found.st_mode) != wants_directory:
+    if (there := kind_of(target)) != schema or stat.S_ISDIR(found.st_mode) != wants_directory:
         what = f"a file of {there}" if there else "nothing that this command has written, or damaged"
         raise HVAEError(
             f"{path} is {what}, where only an earlier {schema} is overwritten; choose another path, or remove it yourself"
@@ -152,6 +152,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """A file of a directory of ours: after a crash or on a full disk it holds the old content or the new, never a part."""
     with replacing(path, overwrite=True, schema=None) as partial:
         write(partial)
+
+
+def write_figure(path: str | os.PathLike[str], image: bytes, *, overwrite: bool) -> None:
+    """A picture of :class:`~pyro_hvae.analysis.style.Picture` as a file; with ``overwrite`` in place of an earlier one."""
+    with replacing(path, overwrite=overwrite, schema=FIGURE) as partial:
+        partial.write_bytes(image)
 
 
 def beside(path: Path) -> Path:

@@ -20,8 +20,8 @@ from pyro_hvae.bounds.objectives import Bound
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs import HVAE
 from pyro_hvae.programs.pair import GUIDES
-from pyro_hvae.published import build, preset
-from pyro_hvae.published.presets import STARTS
+from pyro_hvae.published import RECIPES, Recipe, build, preset, recipe
+from pyro_hvae.starts import FROM_IMAGES, check_starts
 from pyro_hvae.stimuli import PatchData, natural_patches
 from pyro_hvae.stimuli.patches import side_of
 from pyro_hvae.storage.provenance import git_revision, versions
@@ -48,13 +48,16 @@ class Settings:
     """
 
     preset: str = _setting("published system, see `pyro-hvae presets`", "")
-    guide: str | None = _setting("another guide than the published one: top_down, bottom_up, mean_field")
+    guide: str | None = _setting("another guide than the published one: ladder, top_down, bottom_up, mean_field")
     pixels: int | None = _setting("pixels of an image")
     dim_z1: int | None = _setting("dimensions of z1")
     dim_z2: int | None = _setting("dimensions of z2")
     noise: float | None = _setting("standard deviation of the observation noise (0.4)")
     learn_noise: bool = _setting("learn the observation noise", False)
-    start: str = _setting("default, or linear_regime", "default")
+    recipe: str = _setting(
+        "published, or fast: how a run starts and is trained where nothing else is said", "published"
+    )
+    start: str | None = _setting("another start than the recipe's: default, linear_regime, ica, or ica,energies")
     seed: int = _setting("of the initial weights, the batches and the draws", 0)
     steps: int | None = _setting("number of updates (the published number: tens of millions)")
     batch: int | None = _setting("images a step")
@@ -64,7 +67,7 @@ class Settings:
     objective: str | None = _setting("elbo, importance_weighted or renyi")
     particles: int | None = _setting("particles K of the objective")
     alpha: float | None = _setting("order of the Rényi bound")
-    gradient: str | None = _setting("standard, stl, dreg or rao_blackwell")
+    gradient: str | None = _setting("estimator of the gradient, see docs/gradients.md")
     clip: float | None = _setting("shorten longer gradients to this norm")
     skip: float | None = _setting("leave out steps with a longer gradient")
     precision: str = _setting("of matrix products: float32, tf32 (CUDA only) or bfloat16", "float32")
@@ -88,7 +91,7 @@ class Settings:
         preset(self.preset)
         names = {
             "guide": GUIDES,
-            "start": STARTS,
+            "recipe": RECIPES,
             "objective": OBJECTIVES,
             "gradient": GRADIENTS,
             "precision": PRECISIONS,
@@ -99,6 +102,8 @@ class Settings:
         for name in ("learning_rate", "beta_z1", "beta_z2"):
             if (value := getattr(self, name)) is not None:
                 Schedule.of(value)
+        if self.start is not None:
+            check_starts(self.start)
         self.make_objective()
 
     @property
@@ -106,20 +111,34 @@ class Settings:
         """Pixels of an image."""
         return preset(self.preset).pixels if self.pixels is None else self.pixels
 
-    def build(self) -> HVAE:
-        """The pair, freshly initialised."""
+    def build(self, data: PatchData | None = None, *, resumed: bool = False) -> HVAE:
+        """The pair, freshly initialised.
+
+        :param data: training patches, for starts that are estimated from them.
+        :param resumed: leave such starts out: a checkpoint is about to be loaded.
+        """
+        start = self.start
+        if resumed and any(name in FROM_IMAGES for name in self.starts()):
+            start = "default"
         return build(
             self.preset, guide=self.guide, pixels=self.pixels, dim_z1=self.dim_z1, dim_z2=self.dim_z2, noise=self.noise,
-            learn_noise=self.learn_noise, start=self.start, seed=self.seed,
+            learn_noise=self.learn_noise, recipe=self.recipe, start=start, data=data, seed=self.seed,
         )  # fmt: skip
 
+    def starts(self) -> tuple[str, ...]:
+        """Names of the starts that :meth:`build` applies."""
+        return self._recipe().start if self.start is None else check_starts(self.start)
+
+    def _recipe(self) -> Recipe:
+        return recipe(self.recipe, self.preset, self.guide or preset(self.preset).guide)
+
     def make_objective(self) -> Bound:
-        """The objective; what is not given is the preset's."""
-        training = preset(self.preset).training
+        """The objective; what is not given is the recipe's."""
+        training = self._recipe().training
         return make_objective(
             self.objective or training.objective,
             training.num_particles if self.particles is None else self.particles,
-            self.gradient or "standard",
+            self.gradient or training.gradient,
             self.alpha,
         )
 
@@ -128,7 +147,7 @@ class Settings:
         betas = {site: beta for site, beta in (("z1", self.beta_z1), ("z2", self.beta_z2)) if beta is not None}
         return dict(
             steps=self.steps, objective=self.make_objective(), batch=self.batch, learning_rate=self.learning_rate,
-            beta=betas or None, clip=self.clip, skip=self.skip, seed=self.seed, precision=self.precision,
+            recipe=self.recipe, beta=betas or None, clip=self.clip, skip=self.skip, seed=self.seed, precision=self.precision,
             compile=self.compile, log_every=self.log_every, evaluate_every=self.evaluate_every,
             evaluate_images=self.evaluate_images, checkpoint_every=self.checkpoint_every,
         )  # fmt: skip

@@ -123,7 +123,14 @@ def _train(settings: Settings, data: PatchData, run: Path, device: str) -> Run:
     begun = any((run / "checkpoints").glob("step-*.safetensors"))
     options = settings.fit_options()
     return fit(
-        settings.build(), data, out=run, resume=begun, overwrite=not begun, device=device, progress=False, **options
+        settings.build(data, resumed=begun),
+        data,
+        out=run,
+        resume=begun,
+        overwrite=not begun,
+        device=device,
+        progress=False,
+        **options,
     )
 
 

@@ -10,7 +10,9 @@ from pyro_hvae.bounds.gradients import GRADIENTS
 from pyro_hvae.bounds.objectives import ELBO, Bound, ImportanceWeightedELBO, RenyiELBO
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs import HVAE
-from pyro_hvae.published import Training, preset
+from pyro_hvae.programs.pair import GUIDES
+from pyro_hvae.published import Training
+from pyro_hvae.published.recipes import recipe as make_recipe
 from pyro_hvae.training.schedules import Schedule
 
 OBJECTIVES = {"elbo": ELBO, "importance_weighted": ImportanceWeightedELBO, "renyi": RenyiELBO}
@@ -78,31 +80,44 @@ class FitConfig:
         })  # fmt: skip
 
 
-def published_training(vae: HVAE) -> Training | None:
-    """The training of the preset that the pair was built from, if it was."""
-    return preset(vae.preset).training if vae.preset is not None else None
+def training_of(vae: HVAE, recipe: str | None = None) -> Training | None:
+    """How a pair is trained where nothing else is said: by the recipe of that name, or the one it was built with.
+
+    :returns: None for a pair without a preset under the published recipe.
+    """
+    name = recipe or vae.recipe
+    if name == "published" and vae.preset is None:
+        return None
+    return make_recipe(name, vae.preset, guide_name(vae.guide)).training
+
+
+def guide_name(guide: Any) -> str | None:
+    """Name of a guide of ours."""
+    return next((name for name, cls in GUIDES.items() if type(guide) is cls), None)
 
 
 def make_config(
     vae: HVAE,
     *,
+    recipe: str | None = None,
     steps: int | None,
     batch: int | None,
     learning_rate: Value | None,
     beta: Value | Mapping[str, Value] | None,
+    clip: float | None = None,
     **rest: Any,
 ) -> FitConfig:
-    """Fill in what is not given from the pair's preset.
+    """Fill in what is not given from the pair's recipe.
 
-    Published schedules run over the published number of steps; for another number they are stretched to it. Without a
-    preset the learning rate is 1e-3, the batch 128, and beta the objective's own.
+    A recipe's schedules run over its number of steps; for another number they are stretched to it. Without a preset and a
+    recipe the learning rate is 1e-3, the batch 128, and beta the objective's own.
     """
-    training = published_training(vae)
+    training = training_of(vae, recipe)
     if steps is None:
         if training is None:
             raise HVAEError("this pair has no preset to take the number of steps from; give steps=...")
-        steps = training.epochs * training.steps_per_epoch
-    given: dict[str, Any] = {}
+        steps = training.steps
+    given: dict[str, Any] = {"clip": clip}
     if training is not None:
         factor = steps / training.epochs  # knots are in epochs
         given["batch"] = training.batch
@@ -110,6 +125,7 @@ def make_config(
         given["beta"] = tuple(
             (site, Schedule(knots).stretched(factor)) for site, knots in training.beta.items() if site in vae.sites
         )
+        given["clip"] = training.clip if clip is None else clip
     if batch is not None:
         given["batch"] = batch
     if learning_rate is not None:
@@ -125,12 +141,22 @@ def make_config(
     return FitConfig(steps=steps, **given, **rest)
 
 
-def default_objective(vae: HVAE) -> Bound:
-    """The published objective of the pair's preset; the ELBO without one."""
-    training = published_training(vae)
-    if training is None:
-        return ELBO()
-    return make_objective(training.objective, training.num_particles)
+def default_objective(
+    vae: HVAE,
+    recipe: str | None = None,
+    *,
+    name: str | None = None,
+    num_particles: int | None = None,
+    gradient: str | None = None,
+    alpha: float | None = None,
+) -> Bound:
+    """The objective of the pair's recipe with what is given put in its place; the ELBO for a pair without preset and recipe."""
+    training = training_of(vae, recipe) or Training(
+        gradient="rao_blackwell" if guide_name(vae.guide) == "ladder" else "standard"
+    )
+    if num_particles is None:
+        num_particles = training.num_particles
+    return make_objective(name or training.objective, num_particles, gradient or training.gradient, alpha)
 
 
 def make_objective(name: str, num_particles: int = 1, gradient: str = "standard", alpha: float | None = None) -> Bound:

@@ -24,7 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.published import build
 from pyro_hvae.stimuli import PatchData
-from pyro_hvae.training.config import Value, make_config, make_objective, published_training
+from pyro_hvae.training.config import Value, default_objective, make_config
 from pyro_hvae.training.contexts import Signals, alone
 from pyro_hvae.training.fit import prepare, torch_device
 from pyro_hvae.training.progress import Progress
@@ -80,9 +80,10 @@ def fit_ensemble(
     betas: Sequence[Value] | None = None,
     particles: Sequence[int] | None = None,
     guide: str | None = None,
-    start: str = "default",
+    recipe: str = "published",
+    start: str | Sequence[str] | None = None,
     objective: str | None = None,
-    gradient: str = "standard",
+    gradient: str | None = None,
     batch: int | None = None,
     learning_rate: Value | None = None,
     beta: Value | Mapping[str, Value] | None = None,
@@ -128,13 +129,16 @@ def fit_ensemble(
     design = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     loops: list[Loop] = []
     for settings in design:
-        vae = build(name, guide=guide, start=start, seed=settings["seed"], dim_z2=settings.get("dim_z2"))
-        training = published_training(vae)
-        bound = make_objective(
-            training.objective if objective is None else objective,
-            settings.get("particles", training.num_particles),
-            gradient,
+        vae = build(
+            name,
+            guide=guide,
+            recipe=recipe,
+            start=start,
+            data=data,
+            seed=settings["seed"],
+            dim_z2=settings.get("dim_z2"),
         )
+        bound = default_objective(vae, name=objective, num_particles=settings.get("particles"), gradient=gradient)
         config = make_config(
             vae, steps=steps, batch=batch, learning_rate=learning_rate, train="both", clip=clip, skip=skip,
             beta={"z2": settings["beta_z2"]} if betas is not None else beta, seed=settings["seed"], precision=precision,

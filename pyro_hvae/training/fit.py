@@ -37,6 +37,7 @@ def fit(
     vae: HVAE,
     data: PatchData,
     *,
+    recipe: str | None = None,
     steps: int | None = None,
     objective: Bound | infer.ELBO | None = None,
     batch: int | None = None,
@@ -60,11 +61,14 @@ def fit(
 ) -> Run:
     """Train a pair by stochastic gradient ascent on a bound (Adam, no weight decay); the pair is changed in place.
 
-    What is not given comes from the pair's preset: its objective, batch, learning rate and beta schedules, the latter
-    stretched from the published number of steps to ``steps``.
+    What is not given comes from a recipe: objective, batch, learning rate and beta schedules, clipping, the schedules stretched
+    from the recipe's number of steps to ``steps``. Nothing of it touches the weights: a recipe's start belongs to
+    :func:`~pyro_hvae.build`.
 
     :param data: patches; ``data.train`` is trained on, ``data.test`` evaluated on.
-    :param steps: number of updates; by default the published number (tens of millions).
+    :param recipe: ``"published"`` (the preset's own) or ``"fast"`` (:mod:`~pyro_hvae.published.recipes`); by default the one
+        the pair was built with.
+    :param steps: number of updates; by default the recipe's (tens of millions as published, 8000 if fast).
     :param objective: a bound of ours, or ``pyro.infer.Trace_ELBO``, ``TraceMeanField_ELBO`` or ``RenyiELBO``.
     :param learning_rate, beta: numbers, :class:`~pyro_hvae.training.schedules.Schedule` objects, or ``"0:0.1,10000:1"``;
         beta for all sites or by site.
@@ -85,11 +89,12 @@ def fit(
     takes its share of each batch (:mod:`~pyro_hvae.training.distributed`), and the first writes the run.
     """
     config = make_config(
-        vae, steps=steps, batch=batch, learning_rate=learning_rate, beta=beta, train=train, clip=clip, skip=skip,
+        vae, recipe=recipe, steps=steps, batch=batch, learning_rate=learning_rate, beta=beta, train=train, clip=clip, skip=skip,
         log_every=log_every, evaluate_every=evaluate_every, evaluate_images=evaluate_images,
         checkpoint_every=checkpoint_every, seed=seed, precision=precision,
     )  # fmt: skip
     target = torch_device(device)
+    objective = default_objective(vae, recipe) if objective is None else objective
     with alone(), processes(target) as together:
         return prepare(
             vae, data, objective, config, target, compile, out, overwrite=overwrite, resume=resume, processes=together
@@ -99,7 +104,7 @@ def fit(
 def prepare(
     vae: HVAE,
     data: PatchData,
-    objective: Bound | infer.ELBO | None,
+    objective: Bound | infer.ELBO,
     config: FitConfig,
     target: torch.device,
     compile: bool | str,
@@ -110,7 +115,6 @@ def prepare(
     processes: Processes | None = None,
 ) -> Loop:
     """Check everything that :func:`fit` was given and make its run directory."""
-    objective = default_objective(vae) if objective is None else objective
     if config.precision == "tf32" and target.type != "cuda":
         raise HVAEError(
             "precision='tf32' is a mode of CUDA devices; this run is on the CPU: use 'float32' or 'bfloat16'"
@@ -137,12 +141,15 @@ def prepare(
             "images": data.train.sizes["image"],
             "provenance": data.provenance,
         },
+        "starts": vae.starts,
     }
     compiling = config.steps >= COMPILE_FROM if compile == "auto" else compile
     main = processes is None or processes.rank == 0
     # Of several processes one makes the directory; the others read it where a run is resumed.
     where = out if main or resume else None
     directory = _directory(where, described | {"compile": compiling}, data, overwrite and main, resume)
+    if resume and directory is not None:
+        described["starts"] = vae.starts = directory.config.get("starts", [])
     if resume and compile == "auto":
         compiling = directory.config.get("compile", compiling)  # a compiled step rounds otherwise than an eager one
     if compile == "auto" and compiling:

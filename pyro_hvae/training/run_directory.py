@@ -31,7 +31,7 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE, from_config
 from pyro_hvae.stimuli import PatchData, Whitening
 from pyro_hvae.storage.provenance import git_revision, versions
-from pyro_hvae.storage.writing import check_directory, schema_of, write_atomically
+from pyro_hvae.storage.writing import check_directory, kind_of, write_atomically
 from pyro_hvae.training.config import FitConfig
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.run", 1
@@ -109,7 +109,7 @@ def check_run_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
         if not overwrite:
             raise HVAEError(f"{path} exists; use overwrite=True (--overwrite) to replace it, resume=True (--resume) to go "
                             "on with it, or another directory")  # fmt: skip
-        if schema_of(path / "config.json") != SCHEMA:
+        if kind_of(path / "config.json") != SCHEMA:
             raise HVAEError(
                 f"{path} is not a run directory (no config.json of {SCHEMA}), so it is not overwritten; choose another"
             )
@@ -290,5 +290,6 @@ def load(path: str | os.PathLike[str], *, vae: HVAE | None = None) -> HVAE:
     if vae is None:
         vae = from_config(run.config["vae"])
     checkpoint.load_into(vae)
-    vae.record = {key: run.config[key] for key in RECORDED} | {"step": checkpoint.step}
+    vae.starts = run.config.get("starts", [])
+    vae.record = {key: run.config[key] for key in RECORDED} | {"starts": vae.starts, "step": checkpoint.step}
     return vae

@@ -120,7 +120,7 @@ def test_two_clusters_of_nothing_are_not_active(planted, edit):
     assert found["count"].sel(site="z1") == 0
     assert found["clusters"].sel(site="z1") == 2
     assert "z1: two clusters, the upper one negligible as well" in found.attrs["notes"]
-    assert plot_active_dimensions(found).figure
+    assert "dimensions: z1 0 of 112 (gap of 7.9 decades), z2 5 of 8 (gap" in plot_active_dimensions(found).caption
 
 
 def test_one_image_leaves_deeper_layers_unjudged(plant):

@@ -20,7 +20,8 @@ def test_effects_of_z2_on_z1_are_the_planted_ones(planted):
     assert found["reach"] == pytest.approx(planted.z1_active)  # every active unit by as much
     np.testing.assert_allclose(found["location_effect"].values[planted.z2_active :], 0)
     assert found["effect_n"].values.tolist() == [planted.z2_active] * 2
-    plot_contextual_prior(found)
+    caption = plot_contextual_prior(found).caption
+    assert "median over active ones 0.1 and 0.3. n = 5 active of 8 z2 dimensions." in caption
 
 
 def test_the_contextual_map_is_where_the_units_are(planted, edit):
@@ -76,7 +77,11 @@ def test_divergence_of_known_aggregates(planted, edit):
     np.testing.assert_allclose(found["dim_divergence"].values[:4], expected, atol=0.01)
     np.testing.assert_allclose(found["dim_sd"].values[:4], [1, 1, 0.5, np.sqrt(4.1)], atol=0.01)
     np.testing.assert_allclose(integrate.trapezoid(found["density"].values[:4], found["value"], axis=1), 1, atol=1e-3)
-    plot_aggregate_posterior(found)
+    picture = plot_aggregate_posterior(found)
+    shown = [axis.get_title() for axis in picture.figure.axes if axis.get_title()]
+    # of the five active ones, the farthest first: two modes, the shifted one, the narrow one, then the prior itself
+    assert shown[:3] == ["[3]", "[1]", "[2]"] and set(shown[3:]) == {"[0]", "[4]"}
+    assert f"n = {n} images (natural)" in picture.caption
 
 
 def test_receptive_fields_of_linear_units_are_their_weights(plant, edit):
@@ -103,7 +108,7 @@ def test_receptive_fields_of_linear_units_are_their_weights(plant, edit):
     cosines = [np.corrcoef(found["receptive_field"].values[k], weights[:, k])[0, 1] for k in range(10)]
     assert min(cosines) > 0.9
     assert found["unit_similarity"].values[0] > 0.95 > 0.5 > np.abs(found["unit_similarity"].values[1:]).max()
-    plot_receptive_fields(found)
+    assert "n = 70 active units, 1200 images (natural)." in plot_receptive_fields(found).caption
 
 
 def test_units_without_relation_to_the_image_have_no_receptive_field(plant, edit):

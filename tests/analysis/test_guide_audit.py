@@ -130,13 +130,15 @@ def test_a_guide_without_correlations_is_said_to_have_none():
     assert "guide: z1 is independent" in found.attrs["notes"]
     assert np.isnan(found["agreement"].sel(source="guide")) and np.isnan(found["real"].sel(source="guide"))
     assert float(found["slope"].sel(source="guide")) == 0
-    plot_guide_audit(found)
+    legend = [text.get_text() for text in plot_guide_audit(found).figure.axes[5].get_legend().get_texts()]
+    assert legend == ["resampled", "ceiling"]
 
 
 def test_bad_weights_are_noted():
-    assert "not to be trusted" in guide_audit(plant(k=0.9)).attrs["notes"]
-    assert "not to be trusted" in guide_audit(plant(k=np.nan)).attrs["notes"]
-    assert "not to be trusted" not in guide_audit(plant()).attrs["notes"]
+    for k in (0.9, 0.7, np.nan):
+        said = "resampled: Pareto k-hat is not below 0.7 for 60 of 60 images: not to be trusted"
+        assert guide_audit(plant(k=k)).attrs["notes"] == said
+    assert guide_audit(plant(k=0.69)).attrs["notes"] == ""
 
 
 def test_figure_and_numbers():

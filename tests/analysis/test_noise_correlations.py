@@ -8,7 +8,12 @@ from planted import BLOCK_UNITS, MOMENT_DRAWS, SHARED, gabors
 from pyro_hvae.analysis import noise_correlations
 from pyro_hvae.analysis.noise_correlations import _permuted, _Sample, _standard
 from pyro_hvae.analysis.noise_correlations_figure import plot_noise_correlations
-from pyro_hvae.analysis.noise_source import noise_source, null_coefficients, significant, zero_by_construction
+from pyro_hvae.analysis.posterior_correlations import (
+    null_coefficients,
+    posterior_correlations,
+    significant,
+    zero_by_construction,
+)
 from pyro_hvae.analysis.strongest_pairs import consistency
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.posterior_file import open_posterior
@@ -141,7 +146,7 @@ def test_draws_and_stored_matrices_give_the_same(planted):
     two = [structure(0), structure(1)]
     stored = file(two, two, 30, np.random.default_rng(6))
     drawn = file(two, two, 30, np.random.default_rng(6), as_draws=True)
-    a, b = noise_source(stored), noise_source(drawn)
+    a, b = posterior_correlations(stored), posterior_correlations(drawn)
     units = np.arange(UNITS)
     chosen = np.sort(rng.permutation(60)[:20])
     np.testing.assert_allclose(a.pairs(chosen, units), b.pairs(chosen, units), atol=1e-5)
@@ -153,7 +158,7 @@ def test_draws_and_stored_matrices_give_the_same(planted):
 def test_coefficients_of_conditional_means_are_freed_of_the_constant_part(planted):
     with open_posterior(planted.path) as tree:
         found = noise_correlations(tree, permutations=50)
-        source = noise_source(tree)
+        source = posterior_correlations(tree)
     assert source.conditional and source.draws == MOMENT_DRAWS
     block = np.arange(planted.units) // BLOCK_UNITS
     same = block[:, None] == block

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pyro_hvae.analysis import projective_fields
-from pyro_hvae.analysis.projective_fields import median_and_interval, plot_projective_fields
+from pyro_hvae.analysis.projective_fields import plot_projective_fields
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.posterior_file import open_posterior
 
@@ -12,9 +12,13 @@ from pyro_hvae.storage.posterior_file import open_posterior
 def test_fields_are_the_generative_map(planted):
     with open_posterior(planted.path) as tree:
         found = projective_fields(tree)
+        fields = tree["constant_data"]["z2_field"].values
     np.testing.assert_allclose(found["z1_field"].values.T, planted.generative_map())
-    assert found["z1_active"].sum() == planted.z1_active
-    assert found["z2_field"].dims == ("z2_dim", "pixel")
+    np.testing.assert_array_equal(found["z2_field"].values, fields)
+    np.testing.assert_array_equal(np.flatnonzero(found["z1_active"]), planted.z1_places())
+    areas = [(f**2).sum() ** 2 / (f**4).sum() for f in planted.generative_map().T[planted.z1_places()]]
+    assert found["area"].sel(site="z1").item() == pytest.approx(np.median(areas))
+    assert "n = 70 of 70 active z1 dimensions; n = 5 of 5 active z2" in plot_projective_fields(found).caption
 
 
 def test_area_of_known_shapes(planted, edit):
@@ -36,22 +40,6 @@ def test_area_of_known_shapes(planted, edit):
     np.testing.assert_allclose(area[:3], [1, pixels, 12], rtol=1e-6)
     assert area[3] == pytest.approx(pixels / 3, rel=0.5)
     assert np.isnan(area[4:]).all()
-
-
-def test_median_interval_covers_the_median_at_its_level():
-    """Exact coverage of the order-statistic interval: at least 95%, within Monte Carlo error of 3000 repeats."""
-    rng = np.random.default_rng(0)
-    hits = [
-        low <= 0.0 <= high for _, (low, high) in (median_and_interval(rng.standard_cauchy(40)) for _ in range(3000))
-    ]
-    assert 0.95 - 3 * np.sqrt(0.05 * 0.95 / 3000) < np.mean(hits) < 0.98
-
-
-def test_median_of_nothing_and_of_too_little():
-    assert np.isnan(median_and_interval(np.array([]))[0])
-    median, interval = median_and_interval(np.array([1.0, 2.0, 9.0]))
-    assert median == 2.0
-    assert np.isnan(interval).all()
 
 
 def test_a_patch_that_is_not_square_has_no_picture(planted, edit):

@@ -50,8 +50,9 @@ def test_a_perfect_and_a_useless_reconstruction(planted, edit):
         found = reconstructions(tree)
     assert (found["explained_variance"] < 0.01).all()
     assert found["correlation"].isnull().all()
-    assert "without variance have no correlation" in found.attrs["notes"]
-    assert plot_reconstruction(found).figure
+    assert "texture: 300 images (or reconstructions) without variance have no correlation" in found.attrs["notes"]
+    legend = [text.get_text() for text in plot_reconstruction(found).figure.axes[1].get_legend().get_texts()]
+    assert legend == ["natural, n = 0", "texture, n = 0"]
 
 
 def test_only_shown_pixels_of_masked_images_count(planted, edit):
@@ -82,7 +83,9 @@ def test_one_image_has_a_value_and_no_error(plant):
         found = reconstructions(tree)
     assert 0.5 < found["explained_variance"].item() < 1
     assert np.isnan(found["explained_variance_se"].item())
-    assert plot_reconstruction(found).figure
+    caption = plot_reconstruction(found).caption
+    assert f"natural: explained variance {found['explained_variance'].item():.3f} ± nan" in caption
+    assert caption.endswith("n = 1 natural images.")
 
 
 def test_nothing_finite_is_an_error(planted, edit):

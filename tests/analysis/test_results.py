@@ -8,33 +8,8 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyro_hvae.analysis.results import collect, jackknife, number, patch_side, quantity
+from pyro_hvae.analysis.results import collect, number, quantity
 from pyro_hvae.errors import HVAEError
-
-
-def test_jackknife_of_a_mean_is_the_textbook_error():
-    values = np.random.default_rng(0).normal(size=(4000, 1))
-    mean, se = jackknife(np.hstack([values, np.ones_like(values)]), lambda s: s[0] / s[1])
-    assert mean == pytest.approx(values.mean())
-    # 50 groups leave the error itself an s.d. of a tenth.
-    assert se == pytest.approx(values.std(ddof=1) / np.sqrt(4000), rel=0.3)
-    _, exact = jackknife(np.hstack([values[:30], np.ones((30, 1))]), lambda s: s[0] / s[1])
-    assert exact == pytest.approx(values[:30].std(ddof=1) / np.sqrt(30))
-
-
-def test_jackknife_of_a_ratio_covers_at_its_level():
-    rng = np.random.default_rng(1)
-    hits = []
-    for _ in range(400):
-        a = rng.gamma(2.0, size=(200, 1))
-        value, se = jackknife(np.hstack([a * rng.normal(3, 1, size=a.shape), a]), lambda s: s[0] / s[1])
-        hits.append(abs(value - 3) < 1.96 * se)
-    assert abs(np.mean(hits) - 0.95) < 3 * np.sqrt(0.05 * 0.95 / 400)
-
-
-def test_jackknife_of_one_image_has_no_error():
-    value, se = jackknife(np.array([[2.0, 4.0]]), lambda s: s[0] / s[1])
-    assert (value, np.isnan(se)) == (0.5, True)
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
@@ -56,9 +31,3 @@ def test_quantities_come_out_one_by_one():
     ]
     with pytest.raises(HVAEError, match="either se or interval"):
         quantity("a", [], 1.0, title="", unit="", n=1)
-
-
-def test_only_square_patches_have_a_side():
-    assert patch_side(400) == 20
-    with pytest.raises(HVAEError, match="399 pixels"):
-        patch_side(399)

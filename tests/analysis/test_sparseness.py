@@ -25,12 +25,19 @@ def file(z1: np.ndarray, families: list[str]) -> xr.DataTree:
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["normal", "laplace"])
-def test_known_distributions_have_their_known_sparseness(kind):
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [  # E|r|² / E r² is 2/π for a normal and 1/2 for a Laplace distribution
+        ("normal", {"treves_rolls": 0.36338, "hoyer": 0.20212, "kurtosis": 0.0}),
+        ("laplace", {"treves_rolls": 0.5, "hoyer": 0.29289, "kurtosis": 3.0}),
+    ],
+)
+def test_known_distributions_have_their_known_sparseness(kind, expected):
     rng = np.random.default_rng(0)
     z1 = getattr(rng, kind)(size=(2000, 200))
     found = sparseness(file(z1, [""] * 2000))
-    for index, value in REFERENCES[kind].items():
+    for index, value in expected.items():
+        assert REFERENCES[kind][index] == pytest.approx(value, abs=1e-5)  # the lines of the figure
         at = found.sel(set="natural", index=index)
         # finite n: the ratio of means is biased by O(1/n), the kurtosis of 200 (2000) Laplace draws by a few per cent
         slack = {"treves_rolls": 0.004, "hoyer": 0.006, "kurtosis": 0.05 + 0.08 * value}[index]
@@ -62,7 +69,10 @@ def test_selectivity_is_the_planted_share_and_nothing_on_null_data():
     np.testing.assert_allclose(found["unit_selectivity"].values[:20].mean(), 0.4, atol=0.02)
     null = found["unit_selectivity"].values[20:]
     assert abs(null.mean()) < 4 * null.std() / np.sqrt(null.size)
-    assert "± " in plot_sparseness(found).caption
+    mean = found["unit_selectivity"].values.mean()
+    assert found["family_selectivity"].item() == pytest.approx(mean)
+    caption = plot_sparseness(found).caption
+    assert f"between texture families: {mean:.3f} ± " in caption and "60 active z1 units" in caption
 
 
 def test_one_image_and_no_active_unit(plant, planted, edit):
@@ -70,7 +80,7 @@ def test_one_image_and_no_active_unit(plant, planted, edit):
         found = sparseness(tree)
     assert "one image has no lifetime sparseness" in found.attrs["notes"]
     assert np.isfinite(found["population"]).all() and np.isnan(found["lifetime"]).all()
-    plot_sparseness(found)
+    assert plot_sparseness(found).caption.endswith("n = 1 natural images.")
 
     def erase(tree):
         tree["constant_data"]["A"] = 0.0 * tree["constant_data"]["A"]

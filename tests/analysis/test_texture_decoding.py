@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 import xarray as xr
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from pyro_hvae.analysis import decode_family
-from pyro_hvae.analysis.texture_decoding import PENALTIES, log_norm, log_power_spectrum
+from pyro_hvae.analysis.texture_decoding import best_penalty, log_norm, log_power_spectrum
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.posterior_file import open_posterior
 
@@ -95,7 +99,24 @@ def test_families_that_differ_in_noise_correlations_only(plant, edit):
     # 15 informative of 276 features, each at a distance of one s.d.: Phi(sqrt(15) / 2) = 0.974 is the best possible.
     assert low > 0.6
     assert value < 0.974 + 0.05
-    assert set(found["penalty"].values) <= set(PENALTIES)
+
+
+@pytest.mark.parametrize(("seed", "signal"), [(0, 0.3), (1, 0.3), (2, 3.0)])
+def test_the_penalty_is_the_best_in_cross_validation_and_the_strongest_of_equals(seed, signal):
+    """Against scikit-learn's own cross-validation; with a large signal all penalties are right, the strongest is taken."""
+    rng = np.random.default_rng(seed)
+    targets = np.arange(120) % 3
+    inputs = rng.normal(size=(120, 40)) + signal * np.eye(3)[targets].repeat(14, axis=1)[:, :40]
+    order = np.random.default_rng(7).permutation(120)
+    right = []
+    for penalty in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=500))
+        guessed = cross_val_predict(classifier, inputs[order], targets[order], cv=StratifiedKFold(3))
+        right.append((guessed == targets[order]).sum())
+    expected = 10.0 ** (int(np.argmax(right)) - 4)
+    assert best_penalty(inputs, targets, np.random.default_rng(7)) == pytest.approx(expected)
+    assert (expected == 1e-4 and right[0] == 120) or signal < 1
+    assert best_penalty(inputs[:6], targets[:6], np.random.default_rng(7)) == 1.0  # two images a family: no folds
 
 
 def test_correlations_that_are_zero_by_construction_are_not_decoded(planted, edit):

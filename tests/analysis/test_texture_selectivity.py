@@ -34,7 +34,7 @@ def test_without_texture_no_dimension_is_selective(plant):
     assert "none counts as selective" in found.attrs["notes"]
     low, high = found["accuracy_interval"].sel(part="non_selective").values
     assert low < 1 / 3 < high
-    plot_texture_selectivity(found)
+    assert "dotted: the 0 selective ones. b: all 5 active" in plot_texture_selectivity(found).caption
 
 
 def test_greedy_addition_takes_the_best_first_and_then_what_it_lacks():

@@ -7,7 +7,6 @@ import xarray as xr
 from scipy import stats
 
 from pyro_hvae.analysis import trust
-from pyro_hvae.analysis.results import binomial_interval
 from pyro_hvae.analysis.trust import plot_trust
 from pyro_hvae.errors import HVAEError
 
@@ -65,7 +64,10 @@ def test_constant_weights_are_trusted_and_unknown_ones_are_not():
     found = trust(file(k, np.array([1000.0, 3.0, 900.0]), 1000))
     assert found["trusted"].item() == pytest.approx(2 / 3)
     assert "1 of 3 images without k-hat" in found.attrs["notes"]
-    plot_trust(found)
+    steps = plot_trust(found).figure.axes[0].lines[0]
+    # constant weights stand at the left edge, the unknown ones beyond the right one
+    np.testing.assert_array_equal(steps.get_xdata(), [-0.05, 0.1, np.inf])
+    np.testing.assert_allclose(steps.get_ydata(), [1 / 3, 2 / 3, 1])
     with pytest.raises(HVAEError, match="no image has a Pareto k-hat: 20 draws"):
         trust(file(np.full(3, np.nan), np.full(3, 5.0), 20))
 
@@ -85,15 +87,7 @@ def test_a_file_without_draws_is_judged_by_the_weights_of_its_evidence():
     np.testing.assert_array_equal(found["trusted_n"], [5, 1])
     assert found.attrs["weights"] == 1000 and "without k-hat" not in found.attrs["notes"]
     assert found["effective_share"].sel(set="natural") == 0.2
-    plot_trust(found)
+    assert plot_trust(found).caption.endswith("n = 5 natural, 1 texture images.")
     del tree["evidence"].attrs["num_particles"]
     with pytest.raises(HVAEError, match="of how many importance weights"):
         trust(tree)
-
-
-def test_wilson_interval():
-    assert binomial_interval(0, 10)[1][0] == 0
-    assert binomial_interval(0, 10)[1][1] == pytest.approx(0.2775, abs=1e-4)  # Wilson 1927, as in any table
-    assert binomial_interval(5, 10)[1] == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    share, interval = binomial_interval(0, 0)
-    assert np.isnan(share) and np.isnan(interval).all()

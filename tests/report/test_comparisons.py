@@ -58,6 +58,14 @@ def test_bounds_stand_at_their_number_of_particles(plant):
         assert at["bound_se"] == each[source]["bound_se"].sel(set="natural", term="elbo")
     assert np.isnan(found["bound"].isel(file=2).sel(set="texture")).all()
     assert found["term"].values.tolist() == ["elbo", "reconstruction", "z1_kl", "z2_kl"]
-    plot_bound_by_particles(found)
+    picture = plot_bound_by_particles(found)
+    assert [axis.get_title() for axis in picture.figure.axes] == ["ELBO", "E[log p(x|z)]", "KL of z1", "KL of z2"]
+    assert [tick.get_text() for tick in picture.figure.axes[0].get_xticklabels()] == ["1", "10", "50"]
+    natural = picture.figure.axes[0].containers[0][0]
+    np.testing.assert_array_equal(natural.get_xdata(), [1, 10, 50])
+    np.testing.assert_allclose(
+        natural.get_ydata(), [each[k]["bound"].sel(set="natural", term="elbo") for k in (1, 0, 2)]
+    )
+    assert "n = 3 models, up to 40 images each." in picture.caption
     with pytest.raises(HVAEError, match="one number of particles"):
         bound_by_particles(each[:1])

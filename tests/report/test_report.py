@@ -11,18 +11,34 @@ import xarray as xr
 from analysis.test_guide_audit import plant as plant_audit
 from planted import Planted
 
+from pyro_hvae import analysis as public
 from pyro_hvae.analysis import collect, style
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.report import ANALYSES, analyse
-from pyro_hvae.report import registry as registry_module
-from pyro_hvae.report.page import comparison, formatted
+from pyro_hvae.report.page import comparison
 from pyro_hvae.report.registry import find
-from pyro_hvae.report.report import file_labels
+from pyro_hvae.report.text import formatted
 from pyro_hvae.storage.audit_file import write_audit
 from pyro_hvae.storage.posterior_file import open_posterior
 
-#: What applies to a planted file: all but what needs masked images.
-APPLY = set(ANALYSES) - {"inpainting"}
+#: What applies to a planted file, all but inpainting, which needs masked images; by the public name of its function.
+FUNCTIONS = {
+    "trust": "trust",
+    "bound_terms": "bound_terms",
+    "active_dimensions": "active_dimensions",
+    "aggregate_posterior": "aggregate_posterior",
+    "projective_fields": "projective_fields",
+    "gabor_fits": "gabor_fits",
+    "receptive_fields": "receptive_fields",
+    "contextual_prior": "contextual_prior",
+    "sparseness": "sparseness",
+    "texture_decoding": "decode_family",
+    "texture_selectivity": "texture_selectivity",
+    "noise_correlations": "noise_correlations",
+    "reconstruction": "reconstructions",
+    "ancestral_samples": "ancestral_samples",
+}
+APPLY = set(FUNCTIONS)
 KEYS = {"analysis", "name", "title", "value", "n", "unit", "file", "attributes"}
 
 
@@ -45,17 +61,18 @@ def planted(tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures are most of the time of a report; they are drawn where they matter."""
-    monkeypatch.setattr("pyro_hvae.report.report.png", lambda picture: b"not drawn")
-    monkeypatch.setattr(registry_module.Analysis, "picture", lambda self, dataset: style.Picture(None, ""))
+    monkeypatch.setattr(style.Picture, "png", lambda picture: b"not drawn")
+    for name, analysis in list(ANALYSES.items()):
+        empty = dataclasses.replace(analysis, plot=lambda dataset: style.Picture(None, ""))
+        monkeypatch.setitem(ANALYSES, name, empty)
 
 
 @pytest.fixture
 def few(monkeypatch):
     """Two analyses only, where it does not matter which."""
-    chosen = {name: ANALYSES[name] for name in ("bound_terms", "reconstruction")}
-    monkeypatch.setattr("pyro_hvae.report.report.ANALYSES", chosen)
+    for name in set(ANALYSES) - {"bound_terms", "reconstruction"}:
+        monkeypatch.delitem(ANALYSES, name)
     monkeypatch.setattr("pyro_hvae.report.report.COMPARISONS", {})
-    return chosen
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +82,7 @@ def report(planted, tmp_path_factory):
 
 def test_every_analysis_is_in_results_with_value_uncertainty_n_unit_and_origin(report, planted):
     results = strict(report.parent / "results.json")
-    assert {entry["analysis"] for entry in results} == set(ANALYSES)
+    assert {entry["analysis"] for entry in results} == APPLY | {"inpainting"}
     for entry in results:
         if entry["analysis"] not in APPLY:
             assert entry["value"] is None and "does not apply" in entry["message"]
@@ -82,11 +99,15 @@ def test_every_analysis_is_in_results_with_value_uncertainty_n_unit_and_origin(r
 def test_results_are_those_of_the_functions(report, planted):
     results = {(entry["analysis"], entry["name"]): entry for entry in strict(report.parent / "results.json")}
     with open_posterior(planted.path) as tree:
-        for analysis in map(find, APPLY):
-            for entry in collect(analysis.run(tree)):
-                found = results.pop((entry["analysis"], entry["name"]))
-                assert found["value"] == (None if entry["value"] is None else pytest.approx(entry["value"], rel=1e-9))
-    assert all("message" in entry for entry in results.values())
+        for name, function in FUNCTIONS.items():
+            for entry in collect(getattr(public, function)(tree)):
+                found = results.pop((name, entry["name"]))
+                for key in ("value", "se", "n", "unit", "title"):
+                    expected = entry.get(key)
+                    assert found.get(key) == (
+                        pytest.approx(expected, rel=1e-9) if isinstance(expected, float) else expected
+                    )
+    assert [key for key in results] == [("inpainting", "inpainting")]
 
 
 def test_page_is_self_contained_and_has_every_figure(report):
@@ -97,10 +118,81 @@ def test_page_is_self_contained_and_has_every_figure(report):
     files = sorted((report.parent / "figures").glob("*.png"))
     assert [path.name for path in files] == sorted(f"{name}-planted.png" for name in APPLY)
     assert sorted(base64.b64decode(picture) for picture in pictures) == sorted(path.read_bytes() for path in files)
-    for analysis in ANALYSES.values():
-        assert f'<h2 id="{analysis.name}">{analysis.title}</h2>' in page
-    assert page.count("n = ") > 10
+    assert re.findall(r'<h2 id="(\w+)">', page) == ["glance", *ANALYSES, "provenance"]
+    # each section's table holds all numbers of its analysis, not only those at a glance
+    entries = [entry for entry in strict(report.parent / "results.json") if "message" not in entry]
+    sections = dict(zip(re.findall(r'<h2 id="(\w+)">', page), page.split("<h2 id=")[1:], strict=True))
+    for name in APPLY:
+        expected = [formatted(entry) for entry in entries if entry["analysis"] == name]
+        assert re.findall(r'<td>(.*?)<span class="n">', sections[name]) == expected
+    assert "<p>Which dimensions of each layer are in use. z1 is judged by" in page
     assert "&#34;z1&#34;: 112" in page  # the configuration
+
+
+#: Rows of the table at a glance of a planted file with evidence.
+GLANCE = """
+images whose moments can be trusted, natural
+images whose moments can be trusted, texture
+bound, natural, elbo
+bound, texture, elbo
+log evidence, natural
+log evidence, texture
+active dimensions, z1
+active dimensions, z2
+KL[q||p], z1
+KL[q||p], z2
+KL of the aggregate posterior of z2 from its prior
+median area of projective fields, z1
+median area of projective fields, z2
+localized z1 fields
+energy explained by a Gabor function, localized
+similarity of receptive and projective fields
+effect of a z2 dimension on the prior of z1, location
+effect of a z2 dimension on the prior of z1, log scale
+population sparseness of z1, natural, treves rolls
+lifetime sparseness of z1, natural, treves rolls
+texture family decoded from, pixels
+texture family decoded from, norm
+texture family decoded from, power spectrum
+texture family decoded from, z1 mean
+texture family decoded from, z2 mean
+texture family decoded from, z1 correlation
+texture-selective z2 dimensions
+correspondence of noise and signal correlations, within
+correspondence of noise and signal correlations, across
+mean absolute noise correlation, natural
+mean absolute noise correlation, texture
+explained variance, natural
+explained variance, texture
+excess kurtosis of pixels, samples
+excess kurtosis of pixels, observed
+"""
+
+
+def cells(html):
+    """Rows of the first table: header, text of its one cell."""
+    table = html[html.index("<tbody>") : html.index("</tbody>")]
+    rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)<span class="n">n = (\d+)</span></td>', table)
+    return [(title, text, int(n)) for title, text, n in rows]
+
+
+def test_the_table_at_a_glance_has_the_main_numbers_of_every_analysis(planted, edit, tmp_path, undrawn):
+    def add(tree):
+        elbo = tree["bound"]["elbo"].values
+        columns = {"log_evidence": elbo + 3.0, "standard_error": 0.1, "ess": 50.0, "pareto_k": 0.5}
+        rows = {name: ("image", values + 0 * elbo) for name, values in columns.items()}
+        tree["evidence"] = xr.DataTree(xr.Dataset(rows, attrs={"num_particles": 500}))
+
+    page = analyse(edit(planted.path, add), tmp_path / "out")
+    found = cells(page.read_text(encoding="utf-8"))
+    assert [title for title, _, _ in found] == GLANCE.strip().splitlines()
+    by_title = {title: (text, n) for title, text, n in found}
+    assert by_title["active dimensions, z1"] == ("70 [70, 70]", 112)
+    results = strict(tmp_path / "out" / "results.json")
+    gap = {e["name"]: e["value"] for e in results if e["analysis"] == "bound_terms"}
+    text, n = by_title["log evidence, natural"]
+    assert float(text.split(" ± ")[0].replace("\u2212", "-")) == pytest.approx(gap["bound[natural, elbo]"] + 3, abs=0.1)
+    assert n == planted.natural
 
 
 def test_an_existing_report_is_refused_and_replaced_on_request(report, planted, tmp_path, few):
@@ -143,30 +235,28 @@ def applied(page):
 
 
 @pytest.mark.parametrize(
-    "group",
+    ("group", "kept", "said"),
     [
-        "bound",
-        "prior_predictive",
-        "posterior_predictive",
-        "observed_data",
-        "posterior_moments",
-        "constant_data",
-        "sample_stats",
+        ("bound", APPLY - {"bound_terms"}, "group bound is missing"),
+        ("prior_predictive", APPLY - {"ancestral_samples"}, "group prior_predictive is missing"),
+        ("posterior_predictive", APPLY - {"reconstruction"}, "group posterior_predictive is missing"),
+        ("observed_data", {"trust", "bound_terms"}, "group observed_data is missing"),
+        (
+            "posterior_moments",
+            {"trust", "bound_terms", "reconstruction", "ancestral_samples"},
+            "variable posterior_moments/z1_mean is missing",
+        ),
+        ("constant_data", {"trust", "bound_terms", "reconstruction"}, "group constant_data is missing"),
+        ("sample_stats", APPLY - {"trust"}, "trust does not apply: the file lacks sample_stats/pareto_k or evidence/"),
     ],
 )
-def test_a_missing_group_costs_only_what_needs_it(planted, edit, tmp_path, undrawn, group):
-    lost = {name for name, analysis in ANALYSES.items() if any(need.startswith(f"{group}/") for need in analysis.needs)}
+def test_a_missing_group_costs_only_what_needs_it(planted, edit, tmp_path, undrawn, group, kept, said):
     page = analyse(edit(planted.path, lambda tree: tree.__delitem__(group)), tmp_path / "out")
-    assert applied(page) == APPLY - lost
-    optional = ("posterior_moments", "sample_stats")
-    assert f"group {group} is missing" in messages(page) or group in optional
-    for name in lost & APPLY:
-        assert re.search(rf"{name} does not apply: the file lacks {group}/", messages(page))
-
-
-def lacking(*words: str) -> set[str]:
-    """Analyses whose needs name one of the words."""
-    return {name for name, analysis in ANALYSES.items() if any(w in need for need in analysis.needs for w in words)}
+    assert applied(page) == kept
+    assert said in messages(page)
+    for name in APPLY - kept:
+        assert f"{name} does not apply: the file lacks {group}/" in messages(page)
+    assert "failed with" not in messages(page)
 
 
 def test_one_family_no_active_dimension_and_nan_leave_the_rest(plant, edit, tmp_path, undrawn):
@@ -208,7 +298,7 @@ def test_a_one_layer_file_is_analysed(planted, edit, tmp_path, undrawn):
             )
 
     page = analyse(edit(planted.path, drop), tmp_path / "out")
-    assert applied(page) == APPLY - lacking("z2") - {"aggregate_posterior"}
+    assert applied(page) == APPLY - {"aggregate_posterior", "contextual_prior", "texture_selectivity"}
     assert "zero noise correlation by construction" in messages(page)
     assert "there is no layer above it" in messages(page)
     assert "Incomplete file" not in messages(page)
@@ -251,8 +341,11 @@ def test_a_sweep_gets_figures_of_all_files_together(plant, tmp_path, undrawn):
         "bound_by_particles.png",
         "active_by_size.png",
     }
-    assert "Active dimensions by size of z2." in messages(page)
-    assert "n = 3 models" in messages(page)
+    for title, caption in (
+        ("Bound by number of particles", "Single-sample bound and its terms"),
+        ("Active dimensions by size of z2", "Active dimensions against the number of z2 dimensions"),
+    ):
+        assert re.search(rf"{title}\. {caption}[^<]* n = 3 models", messages(page))
 
 
 def test_an_audit_among_the_files_adds_its_section(planted, tmp_path, few):
@@ -262,7 +355,10 @@ def test_an_audit_among_the_files_adds_its_section(planted, tmp_path, few):
     results = strict(tmp_path / "out" / "results.json")
     (real,) = [entry for entry in results if entry["name"] == "real[guide]"]
     assert abs(real["value"] - 0.5) < 4 * real["se"] and real["file"] == str(tmp_path / "audit.nc")
-    assert {entry["analysis"] for entry in results if entry["file"] == str(planted.path)} == set(few)
+    assert {entry["analysis"] for entry in results if entry["file"] == str(planted.path)} == {
+        "bound_terms",
+        "reconstruction",
+    }
     assert (tmp_path / "out" / "figures" / "guide_audit-audit.png").exists()
     text = page.read_text(encoding="utf-8")
     assert '<h2 id="guide_audit">How much of the guide&#39;s posterior is real</h2>' in text
@@ -276,17 +372,21 @@ def test_an_audit_among_the_files_adds_its_section(planted, tmp_path, few):
     assert applied(alone) == {"guide_audit"} and "Posterior report: audit" in messages(alone)
 
 
-def test_an_analysis_that_crashes_or_cannot_be_drawn_costs_nothing_else(planted, tmp_path, few):
+def test_an_analysis_that_crashes_or_cannot_be_drawn_costs_nothing_else(planted, tmp_path, few, monkeypatch):
     def crash(*_):
         raise ZeroDivisionError("planted crash")
 
-    few["bound_terms"] = dataclasses.replace(find("bound_terms"), function=crash)
-    few["reconstruction"] = dataclasses.replace(find("reconstruction"), plot=crash)
-    few["ancestral_samples"] = find("ancestral_samples")
+    whole = find("bound_terms")
+    monkeypatch.setitem(ANALYSES, "bound_terms", dataclasses.replace(whole, function=crash))
+    monkeypatch.setitem(ANALYSES, "reconstruction", dataclasses.replace(find("reconstruction"), plot=crash))
+    monkeypatch.setitem(ANALYSES, "whole", dataclasses.replace(whole, name="whole"))
     page = analyse(planted.path, tmp_path / "out")
-    assert applied(page) == {"reconstruction", "ancestral_samples"}
-    assert messages(page).count("failed with ZeroDivisionError: planted crash") >= 2
-    assert len(list((tmp_path / "out" / "figures").glob("*.png"))) == 1
+    assert applied(page) == {"reconstruction", "bound_terms"}
+    failed = [entry for entry in strict(page.parent / "results.json") if "message" in entry]
+    assert [entry["message"] for entry in failed] == ["failed with ZeroDivisionError: planted crash"]
+    # said at the top and in its section, for the analysis that crashed and for the picture that did
+    assert messages(page).count("failed with ZeroDivisionError: planted crash") == 4
+    assert [path.name for path in (tmp_path / "out" / "figures").glob("*.png")] == ["whole-planted.png"]
 
 
 def test_files_that_cannot_be_opened_stop_before_anything_is_written(planted, tmp_path):
@@ -294,18 +394,20 @@ def test_files_that_cannot_be_opened_stop_before_anything_is_written(planted, tm
     cut.write_bytes(planted.path.read_bytes()[:5000])
     with pytest.raises(HVAEError, match="truncated"):
         analyse([planted.path, cut], tmp_path / "out")
+    absent = tmp_path / "absent.nc"
+    both = r"`pyro-hvae export RUN --out FILE` or `pyro-hvae audit RUN --out FILE`$"
+    with pytest.raises(HVAEError, match=rf"there is no posterior file or audit {absent}; make one with {both}"):
+        analyse([planted.path, absent], tmp_path / "out")
+    xr.Dataset({"a": 1}).to_netcdf(tmp_path / "else.nc")
+    with pytest.raises(
+        HVAEError, match=rf"is no posterior file or audit: its attribute schema is ''; make one with {both}"
+    ):
+        analyse([planted.path, tmp_path / "else.nc"], tmp_path / "out")
     with pytest.raises(HVAEError, match="given twice"):
         analyse([planted.path, planted.path], tmp_path / "out")
     with pytest.raises(HVAEError, match="at least one posterior file"):
         analyse([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_labels_of_files_are_short_and_distinct():
-    assert file_labels(["x/top.nc", "y/bottom.nc"]) == ["top", "bottom"]
-    assert file_labels(["x/posterior.nc", "y/posterior.nc"]) == ["x", "y"]
-    assert file_labels(["x/a.nc", "x/b.nc", "y/a.nc"]) == ["x-a", "x-b", "y-a"]
-    assert len(set(file_labels(["1/x/a.nc", "2/x/a.nc"]))) == 2
 
 
 @pytest.mark.parametrize(

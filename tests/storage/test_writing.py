@@ -13,6 +13,7 @@ from pyro_hvae.cli import main
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.export.posterior import export_posterior
 from pyro_hvae.report import analyse
+from pyro_hvae.report.registry import ANALYSES
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.storage.posterior_file import ROOT_ATTRIBUTES, PosteriorWriter, open_posterior
 from pyro_hvae.training.run_directory import RunDirectory
@@ -142,7 +143,9 @@ def test_the_demo_overwrites_a_demo_only(tmp_path, capsys):
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
-def test_reports_and_figures_replace_reports_and_figures_only(planted, tmp_path):
+def test_reports_and_figures_replace_reports_and_figures_only(planted, tmp_path, monkeypatch):
+    for name in set(ANALYSES) - {"bound_terms"}:
+        monkeypatch.delitem(ANALYSES, name)
     (tmp_path / "results.json").write_text('{"mine": 1}')
     with pytest.raises(HVAEError, match="only an earlier pyro_hvae.results"):
         analyse(planted.path, tmp_path, overwrite=True)

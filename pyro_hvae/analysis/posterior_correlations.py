@@ -1,4 +1,4 @@
-"""Where the noise correlations of z1 are in a file, block by block, and what is known of their sampling error."""
+"""Posterior (noise) correlations of z1 as a file holds them, image by image, and what is known of their sampling error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from pyro_hvae.analysis.results import blocks, export_settings, finite_array, selected
+from pyro_hvae.analysis.reading import blocks, export_settings, finite_array, selected
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.posterior_file import sites
 
@@ -40,7 +40,7 @@ def zero_by_construction(tree: xr.DataTree) -> str:
 
 
 @dataclass(frozen=True)
-class NoiseSource:
+class PosteriorCorrelations:
     """Posterior correlation coefficients of z1 units, image by image.
 
     ``draws`` is the number of draws behind each coefficient, None where it is not recorded; ``conditional`` says that only
@@ -106,8 +106,8 @@ class NoiseSource:
             return covariance / (sd[:, :, None] * sd[:, None, :])
 
 
-def noise_source(tree: xr.DataTree) -> NoiseSource:
-    """The stored correlation matrices where there are any, otherwise correlations of stored draws.
+def posterior_correlations(tree: xr.DataTree) -> PosteriorCorrelations:
+    """Those of the file: the stored correlation matrices where there are any, otherwise correlations of stored draws.
 
     Raises
     ------
@@ -123,12 +123,14 @@ def noise_source(tree: xr.DataTree) -> NoiseSource:
             count = max(int(count), int(settings.get("draws") or 0))
         units = np.asarray(moments["unit"].values, dtype=int)
         conditional = not resampled and "z1_variance_from_z2" in moments
-        return NoiseSource(tree, units, "posterior_moments/z1_correlation", int(count) if count else None, conditional)
+        return PosteriorCorrelations(
+            tree, units, "posterior_moments/z1_correlation", int(count) if count else None, conditional
+        )
     if "posterior" in tree.children and "z1" in tree["posterior"]:
         sizes = tree["posterior"]["z1"].sizes
         power = (finite_array(tree, "constant_data/A") ** 2).mean(0)
         units = np.sort(np.argsort(-power)[:MOST_UNITS])
-        return NoiseSource(tree, units, "posterior/z1", sizes["chain"] * sizes["draw"], False)
+        return PosteriorCorrelations(tree, units, "posterior/z1", sizes["chain"] * sizes["draw"], False)
     raise HVAEError(
         "the file holds no correlations of z1: export it with units (--units 3 14 15 ...) for z1_correlation, or with draws"
     )
