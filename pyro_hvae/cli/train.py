@@ -131,7 +131,7 @@ def _begin(arguments: argparse.Namespace) -> Any:
         families=arguments.families,
         noise=arguments.noise,
         learn_noise=bool(arguments.learn_noise),
-        recipe=arguments.recipe or "published",
+        recipe="published" if arguments.recipe is None else arguments.recipe,
         start="default" if energies or arguments.source is not None else arguments.start,
         data=data,
         seed=seed,
@@ -185,7 +185,7 @@ def _on_model_of(arguments: argparse.Namespace, built: HVAE) -> HVAE:
     from pyro_hvae.starts import check_starts, start_in_linear_regime
     from pyro_hvae.training.run_directory import load
 
-    starts = check_starts(arguments.start or "default")
+    starts = check_starts("default" if arguments.start is None else arguments.start)
     if set(starts) - {"linear_regime"}:
         raise HVAEError(
             f"--start {arguments.start} starts the model too, which --from takes from {arguments.source}; give linear_regime, "
@@ -238,7 +238,7 @@ def _data(arguments: argparse.Namespace, size: int, seed: int) -> PatchData:
     contrast = {} if arguments.contrast is None else {"contrast": arguments.contrast}
     return natural_patches(
         size,
-        arguments.images or "embedded",
+        "embedded" if arguments.images is None else arguments.images,
         train=arguments.train_patches,
         test=arguments.test_patches,
         seed=seed,

@@ -141,6 +141,8 @@ def open_source(
     if source == "embedded":
         factor = EMBEDDED_DOWNSAMPLE if downsample is None else downsample
         return Opened([Photograph(n, _installed(*where), gamma, factor) for n, where in sorted(embedded.items())])
+    if not str(source):  # as a path it would be the working directory
+        raise HVAEError("image source '' is neither 'embedded' nor an existing folder or file.")
     path = Path(source)
     if path.is_dir():
         return _from_folder(path, gamma, downsample or 1)

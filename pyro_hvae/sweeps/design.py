@@ -26,7 +26,7 @@ from pyro_hvae.stimuli import PatchData, natural_patches
 from pyro_hvae.stimuli.patches import side_of
 from pyro_hvae.storage.provenance import git_revision, versions
 from pyro_hvae.storage.writing import check_directory, write_atomically
-from pyro_hvae.training.config import OBJECTIVES, PRECISIONS, make_objective
+from pyro_hvae.training.config import OBJECTIVES, PRECISIONS, chosen_objective
 from pyro_hvae.training.run_directory import differences, digest
 from pyro_hvae.training.schedules import Schedule
 
@@ -135,12 +135,7 @@ class Settings:
     def make_objective(self) -> Bound:
         """The objective; what is not given is the recipe's."""
         training = self._recipe().training
-        return make_objective(
-            self.objective or training.objective,
-            training.num_particles if self.particles is None else self.particles,
-            self.gradient or training.gradient,
-            self.alpha,
-        )
+        return chosen_objective(training, self.objective, self.particles, self.gradient, self.alpha)
 
     def fit_options(self) -> dict[str, Any]:
         """Arguments of :func:`~pyro_hvae.training.fit.fit` beside the pair, the data and the directory."""
