@@ -118,7 +118,10 @@ def _begin(arguments: argparse.Namespace) -> Any:
     from pyro_hvae.published import build, preset
     from pyro_hvae.training.config import default_objective
     from pyro_hvae.training.fit import fit
+    from pyro_hvae.training.run_directory import check_run_target
 
+    if not arguments.resume:
+        check_run_target(arguments.out, overwrite=arguments.overwrite)
     seed = 0 if arguments.seed is None else arguments.seed
     published = preset(arguments.preset)
     data = _data(arguments, published.patch, seed)

@@ -24,6 +24,7 @@ from pyro_hvae.sampling.evidence import evidence_importance_sampling
 from pyro_hvae.stimuli import PatchData, Whitening
 from pyro_hvae.storage import posterior_file
 from pyro_hvae.storage.provenance import git_revision, versions
+from pyro_hvae.storage.writing import check_target
 
 
 def export_posterior(
@@ -77,6 +78,7 @@ def export_posterior(
                 loaded = tree.load()
             del loaded.attrs["file"]
             return loaded
+    check_target(path, overwrite=overwrite, schema=posterior_file.SCHEMA)
     if isinstance(images, PatchData):
         transform = images.transform if transform is None else transform
         images = images.test

@@ -196,12 +196,18 @@ class PatchData:
         return cls(train, test, transform, int(attributes["size"]), provenance, channels)
 
 
-def prepare_target(path: str | os.PathLike, *, overwrite: bool) -> None:
-    """Make the directory of a file of patches; `HVAEError` where the file cannot, or must not, be written."""
+def check_patches_target(path: str | os.PathLike, *, overwrite: bool) -> None:
+    """Refuse a path to which a file of patches cannot, or must not, be written; its directory need not exist."""
     path = Path(path)
     check_directory(path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    check_target(path, overwrite=overwrite, schema=SCHEMA)
+    if path.parent.is_dir():
+        check_target(path, overwrite=overwrite, schema=SCHEMA)
+
+
+def prepare_target(path: str | os.PathLike, *, overwrite: bool) -> None:
+    """Check the path of a file of patches and make its directory."""
+    check_patches_target(path, overwrite=overwrite)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _as_written(dataset: xr.Dataset) -> xr.Dataset:
