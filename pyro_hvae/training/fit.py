@@ -13,6 +13,7 @@ from pyro import infer, poutine
 
 from pyro_hvae.bounds.objectives import Bound
 from pyro_hvae.bounds.pyro_objectives import check_objective
+from pyro_hvae.bounds.traces import check_all_images, check_layout, check_support, trace_pair
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs import HVAE, from_config
 from pyro_hvae.stimuli import PatchData, natural_patches
@@ -24,7 +25,7 @@ from pyro_hvae.training.config import (
     make_config,
     objective_from,
 )
-from pyro_hvae.training.contexts import alone
+from pyro_hvae.training.contexts import alone, evaluating
 from pyro_hvae.training.distributed import Processes, processes
 from pyro_hvae.training.run_directory import RECORDED, RunDirectory, differences, digest, fingerprint
 from pyro_hvae.training.tracing import COMPILE_FROM
@@ -125,6 +126,7 @@ def prepare(
     vae.to(target)
     probe = next(vae.parameters(), torch.zeros((), device=target)).new_zeros(2, vae.pixels)
     _check_parameters(vae, probe)
+    _check_support(vae, data, config, probe)
     check_objective(objective, vae, probe)
     if not isinstance(objective, Bound) and config.precision == "bfloat16":
         raise HVAEError(
@@ -220,6 +222,18 @@ def _check_parameters(vae: HVAE, x: torch.Tensor) -> None:
                         f"{type(program).__name__} takes the parameter {name!r} from pyro.param, where it would be neither "
                         "trained nor saved: make it an nn.Parameter of the module, or a PyroParam of a PyroModule"
                     )
+
+
+@torch.no_grad()
+def _check_support(vae: HVAE, data: PatchData, config: FitConfig, probe: torch.Tensor) -> None:
+    """Refuse images outside the support of the likelihood, which are found by no other check: validation is off in training."""
+    with torch.random.fork_rng(devices=[probe.device] if probe.is_cuda else []), evaluating(vae):
+        for images in (data.train["x"].values, data.test["x"].values):
+            x = torch.from_numpy(np.ascontiguousarray(images[: config.batch])).to(probe)
+            pair = trace_pair(vae.model, vae.guide, (x,), {})
+            check_layout(pair)
+            check_support(pair)
+            check_all_images(pair, torch.from_numpy(np.ascontiguousarray(images)))
 
 
 def _depends(density: torch.Tensor, leaf: torch.Tensor) -> bool:
