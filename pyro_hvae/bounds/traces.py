@@ -172,11 +172,11 @@ def check_support(pair: PairTrace) -> None:
     """
     for name, node in (pair.observed | pair.latents).items():
         if not in_support(node["fn"], node["value"], node["mask"]):
-            observed = node["is_observed"]
+            observed, v = node["is_observed"], node["value"]
             raise HVAEError(
                 f"{'the images are' if observed else f'the guide draws values of {name}'} outside the support of site {name} "
-                f"of the model, a {family_name(node['fn'])} ({node['fn'].support}): values from {float(node['value'].min()):.3g} "
-                f"to {float(node['value'].max()):.3g}. "
+                f"of the model, a {family_name(node['fn'])} ({node['fn'].support}): values from {float(v.min()):.3g} "
+                f"to {float(v.max()):.3g}. "
                 + ("Whitened patches are real numbers: give the model a Normal image, or give patches of that support"
                    if observed else "Give the guide a family of the same support")
             )  # fmt: skip

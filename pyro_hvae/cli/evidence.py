@@ -46,18 +46,19 @@ def run(arguments: argparse.Namespace) -> int:
         check_target(arguments.out, overwrite=arguments.overwrite, schema=EVIDENCE)
     device = torch_device(arguments.device)
     patches = RunDirectory.open(arguments.runs[0]).held_out()["x"].values[: arguments.limit]
-    x = torch.from_numpy(patches).to(device)
+    images = torch.from_numpy(patches).to(device)
     settings = dict(num_temperatures=arguments.temperatures, num_chains=arguments.chains, seed=arguments.seed)
     iw, less, trusted = f"IW-{arguments.particles}", "IW, less the first run's", f"k-hat < {GOOD_K}"
     columns = ["run", "ELBO", iw, less, trusted]
     columns += ["AIS"] if arguments.ais else []
     columns += ["BDMC gap"] if arguments.bdmc else []
     table = Table(
-        *columns, title=f"log p(x) of {len(x)} held-out images, nats an image, mean ± standard error over images"
+        *columns, title=f"log p(x) of {len(images)} held-out images, nats an image, mean ± standard error over images"
     )
     results: list[xr.Dataset] = []
     for path in arguments.runs:
         vae = load(path).to(device)
+        x = images.to(vae.dtype)
         if vae.pixels != x.shape[1]:
             raise HVAEError(
                 f"{path} is a model of {vae.pixels} pixels, the images of {arguments.runs[0]} have {x.shape[1]}"

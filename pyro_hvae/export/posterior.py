@@ -212,4 +212,6 @@ def _attributes(vae: HVAE, request: Request, seed: int) -> dict[str, Any]:
         "seed": seed,
         "versions": json.dumps(versions()),
         "git_revision": git_revision(),
+        "computed_in": str(vae.dtype).removeprefix("torch."),
+        "stored_in": "float32",  # what runs along images; maps and fields as computed
     }

@@ -122,6 +122,7 @@ def prepare(
         )
     if compile not in (True, False, "auto"):
         raise HVAEError(f"compile must be True, False or 'auto', got {compile!r}")
+    vae.dtype  # noqa: B018  (refuses half precision)
     _check_data(vae, data, config)
     vae.to(target)
     probe = next(vae.parameters(), torch.zeros((), device=target)).new_zeros(2, vae.pixels)

@@ -91,11 +91,15 @@ class Checkpoint:
         """Give the pair the checkpoint's parameters; an error names what does not fit."""
         state = {name[len("vae."):]: t for name, t in self.tensors.items() if name.startswith("vae.")}  # fmt: skip
         own = vae.state_dict()
+        live = dict(vae.named_parameters()) | dict(vae.named_buffers())
         wrong = [f"{n} is {tuple(state[n].shape)}, the pair's {tuple(own[n].shape)}"
                  for n in state.keys() & own.keys() if state[n].shape != own[n].shape]  # fmt: skip
         wrong += [f"{n} only in the {'checkpoint' if n in state else 'pair'}" for n in state.keys() ^ own.keys()]
         if wrong:
             raise HVAEError("the checkpoint is of another configuration: " + "; ".join(sorted(wrong)[:4]))
+        for tensor, name in ((t, n) for n, t in own.items() if n in state and t.is_floating_point()):
+            if tensor.dtype != state[name].dtype:  # the precision belongs to the run
+                live[name].data = live[name].data.to(state[name].dtype)
         vae.load_state_dict(state)
 
 
