@@ -188,7 +188,7 @@ def check_all_images(pair: PairTrace, x: Tensor) -> None:
     :raises HVAEError: as :func:`check_support`.
     """
     for name, node in pair.observed.items():
-        if node["mask"] not in (None, True) or node["value"].shape[1:] != x.shape[1:]:
+        if not (node["mask"] is None or node["mask"] is True) or node["value"].shape[1:] != x.shape[1:]:
             continue
         with suppress(RuntimeError):  # a support that depends on the image does not broadcast
             if not in_support(node["fn"], x):
