@@ -85,7 +85,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 
 # Arguments that concern where and how far, not what: allowed when a run is resumed with its own settings.
-_RESUMABLE = {"command", "run", "preset", "out", "overwrite", "resume", "steps", "device", "compile"}
+_RESUMABLE = {"command", "run", "preset", "out", "overwrite", "resume", "steps", "device", "compile", "images"}
 _COMPILE: dict[str, bool | str] = {"auto": "auto", "always": True, "never": False}
 
 
@@ -252,4 +252,10 @@ def _data(arguments: argparse.Namespace, size: int, seed: int) -> PatchData:
 def _resume(arguments: argparse.Namespace) -> Any:
     from pyro_hvae.training.fit import resume
 
-    return resume(arguments.out, steps=arguments.steps, device=arguments.device, compile=_COMPILE[arguments.compile])
+    return resume(
+        arguments.out,
+        steps=arguments.steps,
+        device=arguments.device,
+        compile=_COMPILE[arguments.compile],
+        images=arguments.images,
+    )

@@ -27,7 +27,7 @@ from pyro_hvae.training.config import (
 )
 from pyro_hvae.training.contexts import alone, evaluating
 from pyro_hvae.training.distributed import Processes, processes
-from pyro_hvae.training.run_directory import RECORDED, RunDirectory, differences, digest, fingerprint
+from pyro_hvae.training.run_directory import RunDirectory, comparable, differences, digest, fingerprint
 from pyro_hvae.training.tracing import COMPILE_FROM
 from pyro_hvae.training.training_loop import Loop, Run
 
@@ -167,8 +167,11 @@ def resume(
     device: str = "auto",
     compile: bool | str = "auto",
     progress: bool = True,
+    images: str | os.PathLike[str] | None = None,
 ) -> Run:
     """Go on with the run in ``out`` under its own settings: pair, objective and data are made again from its record.
+
+    :param images: where the photographs are now, if they have moved; the patches must come out the same.
 
     :param steps: another end than the run's own; may only be later than its newest checkpoint.
     :raises HVAEError: where the record does not suffice (programs, objectives or patches of your own): then call
@@ -178,7 +181,7 @@ def resume(
     config = directory.fit_config
     return fit(
         from_config(directory.config["vae"]),
-        _recorded_data(directory),
+        _recorded_data(directory, images),
         objective=objective_from(directory.config["objective"]),
         steps=config.steps if steps is None else steps,
         batch=config.batch, learning_rate=config.learning_rate, beta=dict(config.beta), train=config.train, clip=config.clip,
@@ -188,14 +191,20 @@ def resume(
     )  # fmt: skip
 
 
-def _recorded_data(directory: RunDirectory) -> PatchData:
+def _recorded_data(directory: RunDirectory, images: str | os.PathLike[str] | None = None) -> PatchData:
     """Cut the patches of a run again; the digest of the training set is compared by :func:`fit`."""
     provenance = directory.config["data"]["provenance"]
     options = provenance.get("options", {})
     if provenance.get("kind") != "natural" or provenance.get("source") == "array":
         raise HVAEError(f"{directory.path} was trained on patches that cannot be cut again from its record; resume it with "
                         "fit(vae, data, ..., resume=True) and the same data")  # fmt: skip
-    return natural_patches(source=provenance["source"], train=provenance["train"], test=provenance["test"], **options)
+    source = provenance["source"] if images is None else images
+    if source != "embedded" and not os.path.exists(source):
+        raise HVAEError(
+            f"{source}, from which the patches of {directory.path} were cut, is not there; say where the images are now: "
+            "--resume --images SOURCE"
+        )
+    return natural_patches(source=source, train=provenance["train"], test=provenance["test"], **options)
 
 
 def torch_device(name: str) -> torch.device:
@@ -269,9 +278,8 @@ def _directory(
     if resume:
         directory = RunDirectory.open(out)
         if directory.fingerprint != fingerprint(described):
-            ours = json.loads(json.dumps({key: described[key] for key in RECORDED}))  # as the run's went through JSON
-            found = differences(ours, {key: directory.config[key] for key in RECORDED})
-            found = [line for line in found if not line.startswith("fit.steps")]
+            ours = json.loads(json.dumps(comparable(described)))  # as the run's went through JSON
+            found = differences(ours, comparable(directory.config))
             raise HVAEError(
                 f"{out} cannot be resumed: it was begun with another configuration ({'; '.join(found[:5])})"
             )

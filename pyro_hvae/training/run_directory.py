@@ -245,10 +245,24 @@ RECORDED = ("vae", "objective", "fit", "data")
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """See :attr:`RunDirectory.fingerprint`."""
+    return _digest_of(comparable(config))
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same in a run that goes on. Of the data that is their digest, not where they were read from."""
     recorded = {key: config[key] for key in RECORDED}
     recorded["fit"] = {k: v for k, v in config["fit"].items() if k != "steps"}
-    text = json.dumps(recorded, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    recorded["data"] = {k: v for k, v in config["data"].items() if k != "provenance"}
+    return recorded
+
+
+def earlier_fingerprint(config: Mapping[str, Any]) -> str:
+    """The digest in checkpoints of runs that were begun when the provenance of the data was part of it."""
+    return _digest_of(comparable(config) | {"data": config["data"]})
+
+
+def _digest_of(recorded: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(recorded, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
