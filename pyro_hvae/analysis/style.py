@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Callable, Iterable
 from functools import wraps
-from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib
@@ -15,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_hvae.analysis.reading import patch_side
+from pyro_hvae.storage.writing import FIGURE, write_figure
 
 FULL, COLUMN = 7.2, 3.5  # inches: width of a page and of a column
 # Okabe & Ito (2008)
@@ -55,12 +55,13 @@ class Picture(NamedTuple):
     def png(self) -> bytes:
         """The figure as PNG, with its caption as the description."""
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=DPI, metadata={"Description": self.caption})
+        about = {"Source": FIGURE, "Description": self.caption}  # the source first: by it the file is recognised
+        self.figure.savefig(buffer, format="png", dpi=DPI, metadata=about)
         return buffer.getvalue()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`png` to a file."""
-        Path(path).write_bytes(self.png())
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+        """Write :meth:`png` to a file; with ``overwrite`` in place of an earlier figure, and of nothing else."""
+        write_figure(path, self.png(), overwrite=overwrite)
 
 
 def styled(plot: Callable[Arguments, Picture]) -> Callable[Arguments, Picture]:

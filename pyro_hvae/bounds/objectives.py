@@ -25,7 +25,7 @@ from torch.distributions import kl_divergence
 
 from pyro_hvae.bounds import gradients
 from pyro_hvae.bounds.structure import Structure
-from pyro_hvae.bounds.traces import PairTrace, check_layout, log_prob, sample_sites, trace_pair
+from pyro_hvae.bounds.traces import PairTrace, check_layout, check_reparametrised, log_prob, sample_sites, trace_pair
 from pyro_hvae.errors import HVAEError, unknown
 
 Beta = float | Tensor
@@ -143,6 +143,7 @@ class Bound(PyroELBO, abc.ABC):
             pair = gradients.mean_pair(model, guide, args, kwargs, self.num_particles)
         else:
             pair = trace_pair(model, guide, args, kwargs, self.num_particles)
+        check_reparametrised(pair)  # again: the first evaluation may have been one without gradients
         terms = self._terms(model, pair, forms)
         # A poutine.scale around a latent site is one more beta; read at every call, since it is how Pyro programs anneal.
         betas = {name: self.beta_of(name) * (node["scale"] / pair.multiplier) for name, node in pair.latents.items()}
@@ -184,6 +185,7 @@ class Bound(PyroELBO, abc.ABC):
         with torch.random.fork_rng(devices=_devices(args)):
             pair = trace_pair(model, guide, args, kwargs)
             check_layout(pair)
+            check_reparametrised(pair)
             if self.num_particles > 1:
                 check_layout(trace_pair(model, guide, args, kwargs, self.num_particles))
             for name in set(self.beta) - {""} - set(pair.latents):

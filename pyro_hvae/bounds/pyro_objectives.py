@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_hvae.bounds.objectives import Bound
 from pyro_hvae.bounds.structure import Structure
-from pyro_hvae.bounds.traces import check_layout, trace_pair
+from pyro_hvae.bounds.traces import check_layout, check_reparametrised, trace_pair
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE
 
@@ -32,6 +32,8 @@ def check_objective(objective: Any, vae: HVAE, x: Tensor) -> None:
         pair = trace_pair(vae.model, vae.guide, (x,), {})
         check_layout(pair)
         if isinstance(objective, infer.TraceMeanField_ELBO):
+            with torch.enable_grad():
+                check_reparametrised(trace_pair(vae.model, vae.guide, (x,), {}))
             structure = Structure.of(vae.model, vae.guide, (x,), {}, pair)
             for site in pair.latents:
                 if structure.analytic_form(site, pair) != "kl":

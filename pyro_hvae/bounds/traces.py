@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +146,82 @@ def check_layout(pair: PairTrace) -> None:
             )
 
 
+def check_reparametrised(pair: PairTrace) -> None:
+    """Refuse a bound whose gradient would lack a part: that of a draw which does not pass gradients on to its distribution.
+
+    Nothing to refuse without gradients, or where no gradient is asked of the distribution (a guide that is not trained).
+
+    :raises HVAEError: naming the site and the mend.
+    """
+    if not torch.is_grad_enabled():
+        return
+    for name, node in sample_sites(pair.guide, observed=False).items():
+        if not node["fn"].has_rsample and node["fn"].log_prob(node["value"]).requires_grad:
+            raise HVAEError(
+                f"site {name} of the guide is a {family_name(node['fn'])}, whose draws cannot be reparametrised: the gradient "
+                "of this bound would lack their part. Use a continuous family with rsample (Normal, Laplace, a "
+                "RelaxedOneHotCategorical), sum the site out of both programs, or train with pyro.infer.Trace_ELBO(), which "
+                "differentiates draws by their score"
+            )
+
+
+def check_support(pair: PairTrace) -> None:
+    """Refuse values outside the support of their site in the model: a density there is a number without a meaning.
+
+    :raises HVAEError: naming the site, its support and the range of the values.
+    """
+    for name, node in (pair.observed | pair.latents).items():
+        if not in_support(node["fn"], node["value"], node["mask"]):
+            observed, v = node["is_observed"], node["value"]
+            raise HVAEError(
+                f"{'the images are' if observed else f'the guide draws values of {name}'} outside the support of site {name} "
+                f"of the model, a {family_name(node['fn'])} ({node['fn'].support}): values from {float(v.min()):.3g} "
+                f"to {float(v.max()):.3g}. "
+                + ("Whitened patches are real numbers: give the model a Normal image, or give patches of that support"
+                   if observed else "Give the guide a family of the same support")
+            )  # fmt: skip
+
+
+def check_all_images(pair: PairTrace, x: Tensor) -> None:
+    """Refuse images, beside those of the pair, outside a support that is one for all images.
+
+    :raises HVAEError: as :func:`check_support`.
+    """
+    for name, node in pair.observed.items():
+        if not (node["mask"] is None or node["mask"] is True) or node["value"].shape[1:] != x.shape[1:]:
+            continue
+        with suppress(RuntimeError):  # a support that depends on the image does not broadcast
+            if not in_support(node["fn"], x):
+                bad = x if x.dim() < 2 else x[~node["fn"].support.check(x)]
+                raise HVAEError(
+                    f"{len(bad)} of {len(x)} images are outside the support of site {name} of the model, a "
+                    f"{family_name(node['fn'])} ({node['fn'].support}): values from {float(bad.min()):.3g} to "
+                    f"{float(bad.max()):.3g}. Leave them out, or give the model a likelihood of their support"
+                )
+
+
+def in_support(fn: Any, value: Tensor, mask: Any = None) -> bool:
+    """Whether all (unmasked) values lie in a distribution's support; True where it does not say what that is."""
+    try:
+        inside = fn.support.check(value)
+    except (NotImplementedError, AttributeError):
+        return True
+    if mask is False:
+        return True
+    return bool((inside | ~mask if isinstance(mask, Tensor) else inside).all())
+
+
+def family_name(fn: Any) -> str:
+    """Name of a distribution without what wraps it."""
+    while hasattr(fn, "base_dist") and type(fn).__name__ in (
+        "Independent",
+        "ExpandedDistribution",
+        "MaskedDistribution",
+    ):
+        fn = fn.base_dist
+    return type(fn).__name__
+
+
 def _equal(a: float | Tensor, b: float | Tensor) -> bool:
     a, b = (torch.as_tensor(scale).detach().double().cpu() for scale in (a, b))  # numbers, or one an image
     return torch.allclose(a, b, rtol=1e-6, atol=0)
@@ -193,6 +270,7 @@ def log_weights(model: Callable, guide: Callable, x: Tensor, num_particles: int)
     """Un-annealed log importance weights log p(x, z) - log q(z | x), ``(num_particles, image)``, each particle fresh."""
     pair = trace_pair(model, guide, (x,), {}, num_particles)
     check_layout(pair)
+    check_support(pair)
     guide_sites = sample_sites(pair.guide, observed=False)
     terms = [log_prob(node) for node in (pair.latents | pair.observed).values()]
     terms += [-log_prob(node) for node in guide_sites.values()]

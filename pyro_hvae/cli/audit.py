@@ -30,15 +30,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the audit and its figure; print the numbers."""
     from pathlib import Path
 
-    from pyro_hvae.errors import HVAEError
     from pyro_hvae.export.audit import audit
     from pyro_hvae.report.audit_report import audit_report
+    from pyro_hvae.storage.audit_file import check_audit_target
+    from pyro_hvae.storage.writing import FIGURE, check_target
     from pyro_hvae.training.fit import torch_device
     from pyro_hvae.training.run_directory import RunDirectory, load
 
     out = Path(arguments.out)
-    if out.exists() and not arguments.overwrite:
-        raise HVAEError(f"{out} exists; choose another --out, or --overwrite")
+    picture = out.with_suffix(".png")
+    check_audit_target(out, overwrite=arguments.overwrite)
+    check_target(picture, overwrite=arguments.overwrite, schema=FIGURE)
     source = Path(arguments.source)
     directory = RunDirectory.open(source.parent.parent if source.is_file() else source)
     vae = load(source).to(torch_device(arguments.device))
@@ -55,6 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     print(f"How much of the guide's posterior is real: {source}")
-    print(audit_report(tree, out.with_suffix(".png")))
+    print(audit_report(tree, picture, overwrite=arguments.overwrite))
     print(out)
     return 0

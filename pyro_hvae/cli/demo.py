@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 from pyro_hvae.errors import HVAEError
@@ -33,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     from pyro_hvae.stimuli import concatenate, natural_patches, texture_patches
     from pyro_hvae.training.fit import fit
 
-    out = _directory(Path(arguments.out), arguments.overwrite)
+    out, overwrite = Path(arguments.out), arguments.overwrite
+    _check(out, overwrite)
     steps = arguments.steps
     print("1/5  whitened 20×20 patches of the photographs in scikit-image and scikit-learn")
     data = natural_patches(20, train=64_000, test=2_000)
@@ -44,12 +44,31 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"2/5  TDVAE20 (top-down guide), {steps} steps")
     vae = build("TDVAE20", start="linear_regime", seed=0)
     beta = {"z1": "1", "z2": f"0:0.1,{steps // 2}:1"}
-    fit(vae, data, steps=steps, learning_rate=_rate(steps), clip=CLIP, beta=beta, out=out / "top_down")
+    fit(
+        vae,
+        data,
+        steps=steps,
+        learning_rate=_rate(steps),
+        clip=CLIP,
+        beta=beta,
+        out=out / "top_down",
+        overwrite=overwrite,
+    )
 
     print(f"3/5  the same generative model with a bottom-up guide, {steps // 2} steps of the guide alone")
     other = start_in_linear_regime(vae.with_guide("bottom_up"), guide_only=True)
     half = steps // 2
-    fit(other, data, steps=half, learning_rate=_rate(half), clip=CLIP, beta=1.0, train="guide", out=out / "bottom_up")
+    fit(
+        other,
+        data,
+        steps=half,
+        learning_rate=_rate(half),
+        clip=CLIP,
+        beta=1.0,
+        train="guide",
+        out=out / "bottom_up",
+        overwrite=overwrite,
+    )
 
     print("4/5  posteriors of held-out and texture patches")
     paths = [out / "top_down.nc", out / "bottom_up.nc"]
@@ -58,11 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
     for pair, path in zip((vae, other), paths, strict=True):
         export_posterior(
             pair, images, transform=data.transform, path=path, moment_draws=32, units=strongest,
-            evidence=1000, evidence_images=200,
+            evidence=1000, evidence_images=200, overwrite=overwrite,
         ).close()  # fmt: skip
 
     print("5/5  analyses and report")
-    report = analyse(paths, out)
+    report = analyse(paths, out, overwrite=overwrite)
     _print_comparison(out)
     print(f"\nreport: {report}")
     print(
@@ -77,15 +96,17 @@ def _rate(steps: int) -> str:
     return f"0:5e-5,{steps // 20}:5e-4,{6 * steps // 10}:5e-4,{steps}:5e-5"
 
 
-def _directory(out: Path, overwrite: bool) -> Path:
-    if out.exists():
+def _check(out: Path, overwrite: bool) -> None:
+    """Refuse a directory that holds anything but an earlier demo; every part of that is replaced by its own writer."""
+    from pyro_hvae.storage.writing import check_directory, kind_of
+
+    check_directory(out)
+    if out.exists() and any(out.iterdir()):
         if not overwrite:
             raise HVAEError(f"{out} exists; use --overwrite to replace it, or another --out")
-        if any(out.iterdir()) and not (out / "top_down").is_dir():
+        if kind_of(out / "top_down" / "config.json") != "pyro_hvae.run":
             raise HVAEError(f"{out} does not hold an earlier demo, so it is not overwritten; choose another --out")
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    return out
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _print_comparison(report: Path) -> None:

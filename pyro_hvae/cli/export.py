@@ -66,9 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pyro_hvae.export.posterior import export_posterior
     from pyro_hvae.stimuli import PatchData, concatenate, texture_patches
+    from pyro_hvae.storage.posterior_file import SCHEMA
+    from pyro_hvae.storage.writing import check_target
     from pyro_hvae.training.fit import torch_device
     from pyro_hvae.training.run_directory import RunDirectory, load
 
+    check_target(arguments.out, overwrite=arguments.overwrite, schema=SCHEMA)
     source = Path(arguments.source)
     run_directory = RunDirectory.open(source.parent.parent if source.is_file() else source)
     vae = load(source).to(torch_device(arguments.device))

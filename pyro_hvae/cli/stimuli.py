@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.errors import unknown
 
 #: Kind → module and function: the function's keyword arguments are the options, its docstring the help.
 KINDS = {
@@ -57,8 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     make: Callable[..., Any] = getattr(importlib.import_module(module), name)
     given = vars(_parser(arguments.kind, make).parse_args(arguments.options))
     out, overwrite = Path(given.pop("out")), given.pop("overwrite")
-    if out.exists() and not overwrite:
-        raise HVAEError(f"{out} exists; give another path, or --overwrite.")
+    from pyro_hvae.stimuli.patches import check_patches_target
+
+    check_patches_target(out, overwrite=overwrite)
     for line in _write(make, given, out, overwrite):
         print(line)
     return 0

@@ -85,7 +85,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 
 # Arguments that concern where and how far, not what: allowed when a run is resumed with its own settings.
-_RESUMABLE = {"command", "run", "preset", "out", "overwrite", "resume", "steps", "device", "compile"}
+_RESUMABLE = {"command", "run", "preset", "out", "overwrite", "resume", "steps", "device", "compile", "images"}
 _COMPILE: dict[str, bool | str] = {"auto": "auto", "always": True, "never": False}
 
 
@@ -118,7 +118,10 @@ def _begin(arguments: argparse.Namespace) -> Any:
     from pyro_hvae.published import build, preset
     from pyro_hvae.training.config import default_objective
     from pyro_hvae.training.fit import fit
+    from pyro_hvae.training.run_directory import check_run_target
 
+    if not arguments.resume:
+        check_run_target(arguments.out, overwrite=arguments.overwrite)
     seed = 0 if arguments.seed is None else arguments.seed
     published = preset(arguments.preset)
     data = _data(arguments, published.patch, seed)
@@ -131,7 +134,7 @@ def _begin(arguments: argparse.Namespace) -> Any:
         families=arguments.families,
         noise=arguments.noise,
         learn_noise=bool(arguments.learn_noise),
-        recipe=arguments.recipe or "published",
+        recipe="published" if arguments.recipe is None else arguments.recipe,
         start="default" if energies or arguments.source is not None else arguments.start,
         data=data,
         seed=seed,
@@ -185,7 +188,7 @@ def _on_model_of(arguments: argparse.Namespace, built: HVAE) -> HVAE:
     from pyro_hvae.starts import check_starts, start_in_linear_regime
     from pyro_hvae.training.run_directory import load
 
-    starts = check_starts(arguments.start or "default")
+    starts = check_starts("default" if arguments.start is None else arguments.start)
     if set(starts) - {"linear_regime"}:
         raise HVAEError(
             f"--start {arguments.start} starts the model too, which --from takes from {arguments.source}; give linear_regime, "
@@ -238,7 +241,7 @@ def _data(arguments: argparse.Namespace, size: int, seed: int) -> PatchData:
     contrast = {} if arguments.contrast is None else {"contrast": arguments.contrast}
     return natural_patches(
         size,
-        arguments.images or "embedded",
+        "embedded" if arguments.images is None else arguments.images,
         train=arguments.train_patches,
         test=arguments.test_patches,
         seed=seed,
@@ -249,4 +252,10 @@ def _data(arguments: argparse.Namespace, size: int, seed: int) -> PatchData:
 def _resume(arguments: argparse.Namespace) -> Any:
     from pyro_hvae.training.fit import resume
 
-    return resume(arguments.out, steps=arguments.steps, device=arguments.device, compile=_COMPILE[arguments.compile])
+    return resume(
+        arguments.out,
+        steps=arguments.steps,
+        device=arguments.device,
+        compile=_COMPILE[arguments.compile],
+        images=arguments.images,
+    )

@@ -20,7 +20,7 @@ from pyro_hvae.sampling.hmc import check_counts
 from pyro_hvae.sampling.linear_gaussian import linear_gaussian_posterior, why_not_linear_gaussian
 from pyro_hvae.sampling.reference import reference_posterior
 from pyro_hvae.stimuli import PatchData
-from pyro_hvae.storage.audit_file import SCHEMA, SCHEMA_VERSION, validate_audit, write_audit
+from pyro_hvae.storage.audit_file import SCHEMA, SCHEMA_VERSION, check_audit_target, validate_audit, write_audit
 from pyro_hvae.storage.posterior_file import LABELS, ROOT_ATTRIBUTES
 
 DRAW_BYTES = 2**28  # of reference draws held at a time
@@ -63,6 +63,8 @@ def audit(
     :returns: the audit, in memory.
     :raises HVAEError: for an odd number of chains, units that do not exist, a pair without z1.
     """
+    if path is not None:
+        check_audit_target(path, overwrite=overwrite)
     check_counts(chains=chains, draws=draws, resample=resample, moment_draws=moment_draws)
     if chains % HALVES:
         raise HVAEError(f"the reference is split into two halves by chains, so their number must be even, got {chains}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_hvae.bounds.structure import Structure
-from pyro_hvae.bounds.traces import PairTrace, check_layout, log_prob, sample_sites, trace_pair
+from pyro_hvae.bounds.traces import PairTrace, check_layout, check_support, log_prob, sample_sites, trace_pair
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE
 from pyro_hvae.programs.sites import FullNormal
@@ -70,6 +70,8 @@ class Moments:
         for start in range(0, self.groups, self.block):
             groups = min(self.block, self.groups - start)
             pair = trace_pair(self.vae.model, self.vae.guide, (x,), {}, groups * self.request.resample)
+            if not start:
+                check_support(pair)
             self._accumulate(pair, groups, total, kept)
         return self._groups(total, {name: torch.cat(parts)[: self.request.draws] for name, parts in kept.items()})
 

@@ -28,6 +28,7 @@ from pyro_hvae.sampling.evidence import evidence_importance_sampling
 from pyro_hvae.stimuli import PatchData, Whitening
 from pyro_hvae.storage import posterior_file
 from pyro_hvae.storage.provenance import git_revision, versions
+from pyro_hvae.storage.writing import check_target
 
 GAP_STEPS = 200  # of refinement where the file itself is not refined
 
@@ -90,6 +91,7 @@ def export_posterior(
                 loaded = tree.load()
             del loaded.attrs["file"]
             return loaded
+    check_target(path, overwrite=overwrite, schema=posterior_file.SCHEMA)
     if isinstance(images, PatchData):
         transform = images.transform if transform is None else transform
         images = images.test
@@ -249,4 +251,6 @@ def _attributes(vae: HVAE, request: Request, seed: int, refine: int) -> dict[str
         "seed": seed,
         "versions": json.dumps(versions()),
         "git_revision": git_revision(),
+        "computed_in": str(vae.dtype).removeprefix("torch."),
+        "stored_in": "float32",  # what runs along images; maps and fields as computed
     }

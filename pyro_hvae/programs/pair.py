@@ -104,12 +104,28 @@ class HVAE(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """What :func:`from_config` needs to rebuild the pair; programs of your own appear by their class."""
-        return {
+        config = {
             "preset": self.preset,
             "pixels": self.pixels,
             "model": _program_config(self.model),
             "guide": _program_config(self.guide),
         }
+        return config if self.dtype == torch.float32 else config | {"dtype": str(self.dtype).removeprefix("torch.")}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters, in which everything is computed; float32 for a pair without any.
+
+        :raises HVAEError: for parameters of half precision, or of several.
+        """
+        found = {p.dtype for p in self.parameters() if p.is_floating_point()} or {torch.float32}
+        if len(found) > 1 or not found <= {torch.float32, torch.float64}:
+            names = ", ".join(sorted(str(dtype) for dtype in found))
+            raise HVAEError(
+                f"the pair has parameters of {names}; they are all of float32 or all of float64 (vae.float(), vae.double()). "
+                "For faster products train with precision='bfloat16', which keeps float32 parameters"
+            )
+        return found.pop()
 
     def _probe(self) -> Tensor:
         reference = next(self.model.parameters(), torch.zeros(()))
@@ -157,7 +173,8 @@ def from_config(config: dict[str, Any]) -> HVAE:
     """The pair that ``HVAE.config`` describes, freshly initialised."""
     model = program_from_config(config["model"], MODELS, "model")
     guide = program_from_config(config["guide"], GUIDES, "guide", model)
-    return HVAE(model, guide, preset=config.get("preset"))
+    vae = HVAE(model, guide, preset=config.get("preset"))
+    return vae.double() if config.get("dtype") == "float64" else vae
 
 
 def make_guide(name: str, model: nn.Module, **options: Any) -> LayeredProgram:

@@ -34,8 +34,23 @@ class Program(nn.Module):
         return super().__call__(*args, **kwargs)
 
 
+class _Itself:
+    """What ``unconstrained`` of a parameter gives: the parameter, which it does not keep alive, nor take along when pickled.
+
+    A copy is empty until its program is run under a handler, which is before anything asks."""
+
+    def __init__(self, parameter: Tensor | None = None):
+        self._parameter = (lambda: None) if parameter is None else weakref.ref(parameter)
+
+    def __call__(self) -> Tensor | None:
+        return self._parameter()
+
+    def __reduce__(self) -> tuple[type[_Itself], tuple[()]]:
+        return _Itself, ()
+
+
 def _announce(name: str, parameter: Tensor) -> None:
-    parameter.unconstrained = weakref.ref(parameter)  # SVI asks each parameter for it
+    parameter.unconstrained = _Itself(parameter)  # SVI asks each parameter for it
     effectful(lambda value: value, type="param")(parameter, name=name)
 
 

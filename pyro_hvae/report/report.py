@@ -17,6 +17,16 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.report.files import KINDS, ReportedFile, file_labels, open_file
 from pyro_hvae.report.page import Outcome, page
 from pyro_hvae.report.registry import COMPARISONS, Analysis, Comparison
+from pyro_hvae.storage.writing import (
+    FIGURE,
+    REPORT,
+    RESULTS,
+    check_directory,
+    check_target,
+    kind_of,
+    replacing,
+    write_figure,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +60,7 @@ def analyse(
     if not files:
         raise HVAEError("analyse needs at least one posterior file; make one with `pyro-hvae export RUN --out FILE`")
     out = Path(out)
-    targets = [out / "report.html", out / "results.json", out / "figures"]
-    if not overwrite and (there := [str(target) for target in targets if target.exists()]):
-        raise HVAEError(f"{', '.join(there)} exists; choose another directory or pass overwrite=True (--overwrite)")
+    _check_out(out, overwrite)
     with ExitStack() as stack:
         opened = []
         for path, label in zip(files, file_labels(files), strict=True):
@@ -74,19 +82,41 @@ def analyse(
             if (picture := _compare(comparison, outcomes.get(comparison.of.name, [])))
         }
         text = page(opened, outcomes, {COMPARISONS[name].title: picture for name, picture in compared.items()})
+    pictures = {
+        f"{name}-{outcome.file.label}": outcome.png
+        for name, parts in outcomes.items()
+        for outcome in parts
+        if outcome.png
+    }
+    pictures |= {name: image for name, (image, _) in compared.items()}
+    numbers = json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     figures = out / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    for stale in figures.glob("*.png"):
-        stale.unlink()
-    for name, parts in outcomes.items():
-        for outcome in parts:
-            if outcome.png:
-                (figures / f"{name}-{outcome.file.label}.png").write_bytes(outcome.png)
-    for name, (image, _) in compared.items():
-        (figures / f"{name}.png").write_bytes(image)
-    _write(out / "results.json", json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    _write(out / "report.html", text)
+    try:
+        figures.mkdir(parents=True, exist_ok=True)
+        for stale in figures.glob("*.png"):
+            if kind_of(stale) == FIGURE:
+                stale.unlink()
+    except OSError as error:
+        raise HVAEError(f"{figures} cannot be written ({error}); choose another directory") from error
+    for name, image in pictures.items():
+        write_figure(figures / f"{name}.png", image, overwrite=overwrite)
+    with replacing(out / "results.json", overwrite=overwrite, schema=RESULTS) as partial:
+        partial.write_text(numbers, encoding="utf-8")
+    with replacing(out / "report.html", overwrite=overwrite, schema=REPORT) as partial:
+        partial.write_text(text, encoding="utf-8")
     return out / "report.html"
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    """Refuse a directory that cannot be written, or holds a report that is not to be overwritten."""
+    check_directory(out)
+    targets = [out / "report.html", out / "results.json", out / "figures"]
+    if not overwrite and (there := [str(target) for target in targets if target.exists()]):
+        raise HVAEError(f"{', '.join(there)} exists; choose another directory or pass overwrite=True (--overwrite)")
+    if out.is_dir():
+        check_target(out / "report.html", overwrite=overwrite, schema=REPORT)
+        check_target(out / "results.json", overwrite=overwrite, schema=RESULTS)
+        check_directory(out / "figures")
 
 
 def _attempt(analysis: Analysis, file: ReportedFile) -> Outcome:
@@ -135,9 +165,3 @@ def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
         name: number(value) if isinstance(value, int | float) else value if isinstance(value, str) else str(value)
         for name, value in values.items()
     }
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

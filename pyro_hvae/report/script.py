@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.report.files import file_labels
+from pyro_hvae.storage.writing import check_directory
 
 
 def each_file(
@@ -28,7 +29,12 @@ def each_file(
         "--out", metavar="DIR", type=Path, default=Path("figures"), help="where figures go (%(default)s)"
     )
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        check_directory(options.out)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (HVAEError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
     status = 0
     for path, label in zip(options.files, file_labels(options.files), strict=True):
         target = options.out / f"{name}-{label}.png"

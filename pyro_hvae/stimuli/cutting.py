@@ -98,7 +98,7 @@ def cut(
             matched = alter(matched, streams[i])
         windows = sliding_window_view(matched, (size, size))
         r, c = np.divmod(rng.choice(region.positions(size), count, replace=False), windows.shape[1])
-        x[slots] = windows[r, c].reshape(count, -1)
+        x[slots] = windows[r, c].reshape(count, size * size)
         index[slots], row[slots], column[slots] = i, r + region.top, c + region.left
     return Cut(x, index, row, column)
 

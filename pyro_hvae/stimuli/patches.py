@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import xarray as xr
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.whitening import Whitening
 from pyro_hvae.storage.stores import NetCDFStore
+from pyro_hvae.storage.writing import check_directory, check_target, replacing
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.patches", "1"
 _LABELS: dict[str, Any] = {"source": "", "family": "", "split": "", "row": -1, "column": -1}
@@ -128,7 +128,8 @@ class PatchData:
         groups = {"/": xr.Dataset(attrs=self._attributes()), **sets}
         if self.transform is not None:
             groups["/transform"] = self.transform.to_dataset()
-        with replacing(path, overwrite=overwrite) as partial:
+        prepare_target(path, overwrite=overwrite)
+        with replacing(path, overwrite=overwrite, schema=SCHEMA) as partial:
             xr.DataTree.from_dict(groups).to_netcdf(partial, engine="netcdf4")
         return Path(path)
 
@@ -143,7 +144,8 @@ class PatchData:
 
         `chunks` maps `"train"` and `"test"` to datasets of the same variables. Raises as `save` does.
         """
-        with replacing(path, overwrite=overwrite) as partial:
+        prepare_target(path, overwrite=overwrite)
+        with replacing(path, overwrite=overwrite, schema=SCHEMA) as partial:
             store = NetCDFStore(partial, self._attributes(), compression=0)
             try:
                 for name, start in (("train", self.train), ("test", self.test)):
@@ -194,26 +196,18 @@ class PatchData:
         return cls(train, test, transform, int(attributes["size"]), provenance, channels)
 
 
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike, *, overwrite: bool) -> Iterator[Path]:
-    """A path to write to that becomes `path`, complete and on disk, when the block ends without an error.
-
-    Raises `HVAEError` where `path` exists and `overwrite` is False, or where the disk does not take it.
-    """
+def check_patches_target(path: str | os.PathLike, *, overwrite: bool) -> None:
+    """Refuse a path to which a file of patches cannot, or must not, be written; its directory need not exist."""
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise HVAEError(f"{path} exists; give another path, or overwrite=True.")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # netCDF reports a full disk as RuntimeError
-        raise HVAEError(f"{path} could not be written ({error}); nothing was changed.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    check_directory(path.parent)
+    if path.parent.is_dir():
+        check_target(path, overwrite=overwrite, schema=SCHEMA)
+
+
+def prepare_target(path: str | os.PathLike, *, overwrite: bool) -> None:
+    """Check the path of a file of patches and make its directory."""
+    check_patches_target(path, overwrite=overwrite)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _as_written(dataset: xr.Dataset) -> xr.Dataset:

@@ -20,13 +20,17 @@ _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of linear sRGB pr
 
 
 def read_luminance(path: Path, gamma: str = "auto", channel: str = "luminance") -> np.ndarray:
-    """Linear luminance (y, x) float32 of an image file: van Hateren `.iml`, or any format scikit-image reads."""
+    """Linear luminance (y, x) float32 of an image file: van Hateren `.iml`, or of the kinds in `IMAGE_SUFFIXES`.
+
+    Upright, as its orientation tag says. Refused, with the reason: files of several pages or frames, colours that are not RGB
+    (CMYK, LAB, YCbCr), black and white, transparency.
+    """
     if path.suffix.lower() in IML_SUFFIXES:
         return to_luminance(read_iml(path), "linear" if gamma == "auto" else gamma, str(path), channel)
-    from skimage.io import imread
-
     try:
-        pixels = imread(path)
+        pixels = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_pillow(path)
+    except HVAEError:
+        raise
     except FileNotFoundError:
         raise HVAEError(f"{path}: no such file.") from None
     except Exception as error:  # decoders raise anything from SyntaxError to struct.error on damaged files
@@ -34,6 +38,83 @@ def read_luminance(path: Path, gamma: str = "auto", channel: str = "luminance") 
             raise HVAEError(f"{path}: too large to be read ({error}); crop it, or make it smaller.") from error
         raise HVAEError(f"{path}: not an image, or a damaged one ({type(error).__name__}: {error}).") from error
     return to_luminance(pixels, gamma, str(path), channel)
+
+
+def _read_pillow(path: Path) -> np.ndarray:
+    """Pixels of the one frame of an image, upright: grey (y, x), or colour (y, x, channel) with opacity where it has any."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        if image.format != "MPO":  # a JPEG that carries previews
+            _check_pages(path, getattr(image, "n_frames", 1))
+        if image.mode not in ("L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "1", "I", "F") and (
+            not image.mode.startswith("I;16")
+        ):
+            raise _no_rgb(path, image.mode)
+        _check_levels(path, image.mode == "1")
+        upright = ImageOps.exif_transpose(image)
+        assert upright is not None
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+        elif upright.mode in ("P", "RGBX"):
+            upright = upright.convert("RGB")
+        return np.asarray(upright)
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    """As `_read_pillow`, of the one page of a TIFF file."""
+    import tifffile
+    from tifffile import PHOTOMETRIC
+
+    with tifffile.TiffFile(path) as file:
+        pages = [page for page in (frame.aspage() for frame in file.pages) if not page.is_reduced]  # no previews
+        first = pages[0]
+        _check_pages(path, max(len(pages), file.series[0].size // max(first.size, 1), first.imagedepth))
+        kind = PHOTOMETRIC(first.photometric)
+        if kind not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE):
+            raise _no_rgb(path, "CMYK" if kind == PHOTOMETRIC.SEPARATED else kind.name)
+        pixels = first.asarray().squeeze()
+        _check_levels(path, first.bitspersample == 1)
+        if first.samplesperpixel > 1 and first.planarconfig == 2:
+            pixels = np.moveaxis(pixels, 0, -1)
+        if kind == PHOTOMETRIC.MINISWHITE:
+            if pixels.dtype.kind != "u":
+                raise HVAEError(
+                    f"{path}: white is its smallest value, and its pixels are {pixels.dtype}; save it as RGB."
+                )
+            pixels = np.iinfo(pixels.dtype).max - pixels
+        if kind == PHOTOMETRIC.PALETTE:
+            assert first.colormap is not None
+            pixels = (first.colormap.T[pixels] >> 8).astype(np.uint8)
+        tag = first.tags.get(274)
+        return _upright(pixels, int(tag.value) if tag is not None else 1)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo the orientation of TIFF 6.0 and EXIF: where row 0 and column 0 of the file are seen."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _check_pages(path: Path, pages: int) -> None:
+    if pages > 1:
+        raise HVAEError(f"{path}: holds {pages} pages or frames; save the one that is meant as a file of its own.")
+
+
+def _check_levels(path: Path, binary: bool) -> None:
+    if binary:
+        raise HVAEError(f"{path}: is black and white, one bit a pixel, so it has no luminances; leave it out.")
+
+
+def _no_rgb(path: Path, colours: str) -> HVAEError:
+    return HVAEError(
+        f"{path}: its colours are {colours}, not grey or RGB; convert it to sRGB with its colour profile first."
+    )
 
 
 def read_iml(path: Path) -> np.ndarray:

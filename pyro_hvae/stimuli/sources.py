@@ -114,7 +114,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a source turned out to be. `ignored` names the files of a folder that are not images."""
+    """What a source turned out to be. `ignored` names what else a folder holds: other files, subfolders."""
 
     content: list[Photograph] | PatchStack | Published
     ignored: tuple[str, ...] = ()
@@ -141,6 +141,8 @@ def open_source(
     if source == "embedded":
         factor = EMBEDDED_DOWNSAMPLE if downsample is None else downsample
         return Opened([Photograph(n, _installed(*where), gamma, factor) for n, where in sorted(embedded.items())])
+    if not str(source):  # as a path it would be the working directory
+        raise HVAEError("image source '' is neither 'embedded' nor an existing folder or file.")
     path = Path(source)
     if path.is_dir():
         return _from_folder(path, gamma, downsample or 1)
@@ -174,12 +176,14 @@ def _installed(package: str, file: str) -> Path:
 def _from_folder(folder: Path, gamma: str, downsample: int) -> Opened:
     files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     images = sorted((p for p in files if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
+    inner = [f"{p.name}/" for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
     if not images:
-        raise HVAEError(f"{folder}: no images here; expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+        below = f"; subfolders are not read, give one of them: {', '.join(sorted(inner))}" if inner else ""
+        raise HVAEError(f"{folder}: no images here; expected files ending in {', '.join(IMAGE_SUFFIXES)}{below}.")
     stems = [p.stem for p in images]
     names = [p.stem if stems.count(p.stem) == 1 else p.name for p in images]
     photographs = [Photograph(name, p, gamma, downsample) for name, p in zip(names, images, strict=True)]
-    return Opened(photographs, tuple(sorted(p.name for p in files if p not in set(images))))
+    return Opened(photographs, tuple(sorted([*inner, *(p.name for p in files if p not in set(images))])))
 
 
 def _natural_order(path: Path) -> list[tuple[int, str]]:

@@ -16,9 +16,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.controls import control as named_control
 from pyro_hvae.stimuli.displays import check_size
-from pyro_hvae.stimuli.patches import PatchData, patch_dataset, replacing
+from pyro_hvae.stimuli.patches import PatchData, patch_dataset
 from pyro_hvae.stimuli.seeds import train_and_test_generators
 from pyro_hvae.stimuli.whitening import Whitening
+from pyro_hvae.storage.writing import replacing
 
 CHUNK = 8192  # patches in memory at once
 
@@ -62,7 +63,7 @@ def image_path(folder: Path, family: str, number: int) -> Path:
 
 def write_image(path: Path, image: np.ndarray, losses: Sequence[float]) -> None:
     """Write one synthesised image, complete or not at all."""
-    with replacing(path, overwrite=True) as partial, open(partial, "wb") as file:
+    with replacing(path, overwrite=True, schema=None) as partial, open(partial, "wb") as file:
         np.savez(file, image=image.astype(np.float32), losses=np.asarray(losses, np.float64))
 
 

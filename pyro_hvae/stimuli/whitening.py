@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.stimuli.intensity import IntensityMap
@@ -79,8 +80,10 @@ class Whitening:
         covariance = np.zeros((pixels, pixels))
         for start in range(0, count, CHUNK):
             centred = flat[start : start + CHUNK].astype(np.float64) - mean
-            covariance += centred.T @ centred
-        eigenvalues, vectors = np.linalg.eigh(covariance / count)
+            with threadpool_limits(1):
+                covariance += centred.T @ centred
+        with threadpool_limits(1):
+            eigenvalues, vectors = np.linalg.eigh(covariance / count)
         eigenvalues, vectors = eigenvalues[::-1], vectors[:, ::-1]
         if not eigenvalues[keep - 1] > 1e-7 * eigenvalues[0]:
             rank = int((eigenvalues > 1e-7 * eigenvalues[0]).sum())
@@ -148,7 +151,8 @@ class Whitening:
 
     @cached_property
     def _whitener(self) -> np.ndarray:
-        return (self.components.T / np.sqrt(self.eigenvalues[: self.dims])) @ self.components
+        with threadpool_limits(1):
+            return (self.components.T / np.sqrt(self.eigenvalues[: self.dims])) @ self.components
 
     def _apply(self, patches: np.ndarray, matrix: np.ndarray, shift: np.ndarray) -> np.ndarray:
         square = patches.ndim >= 2 and patches.shape[-2:] == (self.size, self.size)
@@ -162,7 +166,8 @@ class Whitening:
         matrix32, shift32 = matrix.astype(np.float32), shift.astype(np.float32)
         for start in range(0, len(flat), CHUNK):
             part = slice(start, start + CHUNK)
-            np.matmul(flat[part].astype(np.float32, copy=False), matrix32, out=out[part])
+            with threadpool_limits(1):  # sums in one order, whatever the number of threads: the same bytes everywhere
+                np.matmul(flat[part].astype(np.float32, copy=False), matrix32, out=out[part])
             out[part] += shift32
         return out.reshape(patches.shape)
 

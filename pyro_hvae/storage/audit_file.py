@@ -24,7 +24,8 @@ from pathlib import Path
 import xarray as xr
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.storage.stores import attribute_values, fsync, read, remove, replace
+from pyro_hvae.storage.stores import attribute_values, read
+from pyro_hvae.storage.writing import check_target, replacing
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.audit", "1"
 SOURCES = ("guide", "resampled", "reference")
@@ -48,7 +49,8 @@ def audit_sites(tree: xr.DataTree) -> list[str]:
     """Layers of an audit, z1 first."""
     if "reference" not in tree.children:
         return []
-    return sorted(str(name)[:-5] for name in tree["reference"].data_vars if str(name).endswith("_mean"))
+    found = [str(name)[:-5] for name in tree["reference"].data_vars if str(name).endswith("_mean")]
+    return sorted(found, key=lambda name: (len(name), name))  # z2 before z10
 
 
 def validate_audit(tree: xr.DataTree, name: str = "audit") -> None:
@@ -73,21 +75,18 @@ def write_audit(tree: xr.DataTree, path: str | os.PathLike[str], *, overwrite: b
     """Check the tree, write it beside ``path``, and rename: there is a whole file or none."""
     path = Path(path)
     validate_audit(tree, str(path))
-    if path.suffix == ".zarr":
-        raise HVAEError(f"an audit is one netCDF file; give a path that ends in .nc instead of {path}")
-    if path.exists() and not overwrite:
-        raise HVAEError(f"{path} exists; choose another path or pass overwrite=True (--overwrite)")
-    if not path.parent.is_dir():
-        raise HVAEError(f"cannot write {path}: there is no directory {path.parent}; make it first")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    check_audit_target(path, overwrite=overwrite)
     written = tree.copy()
     written.attrs = attribute_values({str(name): value for name, value in tree.attrs.items()})
-    try:
-        written.to_netcdf(temporary, engine="netcdf4")
-        fsync(temporary)
-        replace(temporary, path)
-    finally:
-        remove(temporary)
+    with replacing(path, overwrite=overwrite, schema=SCHEMA) as partial:
+        written.to_netcdf(partial, engine="netcdf4")
+
+
+def check_audit_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuse a path to which an audit cannot be written (:func:`~pyro_hvae.storage.writing.check_target`)."""
+    if Path(path).suffix in (".zarr", ".png"):
+        raise HVAEError(f"an audit is one netCDF file; give a path that ends in .nc instead of {path}")
+    check_target(path, overwrite=overwrite, schema=SCHEMA)
 
 
 def open_audit(path: str | os.PathLike[str]) -> xr.DataTree:

@@ -19,7 +19,8 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.storage.stores import STORES, Store, attribute_values, fsync, read, remove, replace
+from pyro_hvae.storage.stores import STORES, Store, attribute_values, read
+from pyro_hvae.storage.writing import beside, check_target, put, remove
 
 SCHEMA = "pyro_hvae.posterior"
 SCHEMA_VERSION = "1"
@@ -107,7 +108,9 @@ class PosteriorWriter:
     attrs
         Root attributes: all of :data:`ROOT_ATTRIBUTES` but ``created``; mappings and lists are stored as JSON.
     overwrite
-        Replace a file that exists. The earlier file stays whole until the new one is complete.
+        Replace a posterior file that exists; nothing else is ever replaced. The earlier file stays whole until the new one
+        is complete. A netCDF file that someone has open stays as it was for them; a zarr store does not, because its chunks
+        are opened when they are read: close it first.
     partial
         Allow the file to lack what :func:`schema` lists; analyses that need the missing parts will not apply to it.
     compression
@@ -134,17 +137,15 @@ class PosteriorWriter:
     ) -> None:
         self.path = Path(path)
         self._partial = partial
-        if self.path.exists() and not overwrite:
-            raise HVAEError(f"{self.path} exists; choose another path or pass overwrite=True (--overwrite)")
-        if not self.path.parent.is_dir():
-            raise HVAEError(f"cannot write {self.path}: there is no directory {self.path.parent}; make it first")
+        self._overwrite = overwrite
+        check_target(self.path, overwrite=overwrite, schema=SCHEMA)
         missing = [name for name in ROOT_ATTRIBUTES if name not in attrs and name != "created"]
         if missing:
             raise HVAEError(f"posterior file {self.path}: attrs lack {', '.join(missing)}; give '' where there is none")
         self._kind = _kind(self.path)
         if self._kind == "zarr" and compression:
             raise HVAEError("compression is for netCDF files; zarr compresses by itself: leave it at 0")
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        self._temporary = beside(self.path)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._header = attribute_values({"created": now, **attrs, "schema": SCHEMA, "schema_version": SCHEMA_VERSION})
         self._compression = compression
@@ -154,7 +155,6 @@ class PosteriorWriter:
         self._images = 0
 
     def __enter__(self) -> PosteriorWriter:
-        remove(self._temporary)
         with self._named_failure():
             self._store = STORES[self._kind](self._temporary, self._header, self._compression)
         return self
@@ -215,8 +215,8 @@ class PosteriorWriter:
                     raise HVAEError(f"posterior file {self.path}: no images were appended, nothing is written")
                 with read(self._temporary, self._kind) as tree:
                     validate(tree, partial=self._partial, name=str(self.path))
-                fsync(self._temporary)
-                replace(self._temporary, self.path)
+                with self._named_failure():
+                    put(self._temporary, self.path, overwrite=self._overwrite, schema=SCHEMA)
         finally:
             remove(self._temporary)
 

@@ -1,10 +1,8 @@
-"""How the posterior file is put on disk: netCDF-4 and zarr, both growing along ``image``, and files replaced whole."""
+"""How the posterior file is put on disk: netCDF-4 and zarr, both growing along ``image``."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -164,43 +162,6 @@ def chunk_sizes(variable: xr.Variable) -> tuple[int, ...] | None:
     each = max(itemsize * variable.size // count, 1)
     images = max(1, min(4096, CHUNK_BYTES // each))
     return tuple(images if dim == "image" else max(size, 1) for dim, size in variable.sizes.items())
-
-
-def fsync(path: Path) -> None:
-    """Force a file, or every file of a directory, to disk."""
-    paths = [path, *path.rglob("*")] if path.is_dir() else [path]
-    for each in paths:
-        handle = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def replace(source: Path, target: Path) -> None:
-    """Rename ``source`` to ``target``; an earlier target, file or directory, gives way only to the complete new one."""
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.is_dir():  # a directory cannot be renamed over another one
-        target.rename(old)
-    os.replace(source, target)
-    remove(old)
-    fsync_directory(target.parent)
-
-
-def fsync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def remove(path: Path) -> None:
-    """Delete a file or directory if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    elif path.exists():
-        path.unlink()
 
 
 def read(

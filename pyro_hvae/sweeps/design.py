@@ -25,8 +25,9 @@ from pyro_hvae.starts import FROM_IMAGES, check_starts
 from pyro_hvae.stimuli import PatchData, natural_patches
 from pyro_hvae.stimuli.patches import side_of
 from pyro_hvae.storage.provenance import git_revision, versions
-from pyro_hvae.training.config import OBJECTIVES, PRECISIONS, make_objective
-from pyro_hvae.training.run_directory import differences, digest, write_atomically
+from pyro_hvae.storage.writing import check_directory, write_atomically
+from pyro_hvae.training.config import OBJECTIVES, PRECISIONS, chosen_objective
+from pyro_hvae.training.run_directory import differences, digest
 from pyro_hvae.training.schedules import Schedule
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.sweep", 1
@@ -134,12 +135,7 @@ class Settings:
     def make_objective(self) -> Bound:
         """The objective; what is not given is the recipe's."""
         training = self._recipe().training
-        return make_objective(
-            self.objective or training.objective,
-            training.num_particles if self.particles is None else self.particles,
-            self.gradient or training.gradient,
-            self.alpha,
-        )
+        return chosen_objective(training, self.objective, self.particles, self.gradient, self.alpha)
 
     def fit_options(self) -> dict[str, Any]:
         """Arguments of :func:`~pyro_hvae.training.fit.fit` beside the pair, the data and the directory."""
@@ -242,6 +238,7 @@ class SweepDirectory:
             another size.
         """
         path = Path(path)
+        check_directory(path)
         patches, source = _read(data)
         if patches is not None and (found := patches.train.sizes["pixel"]) != design.pixels:
             raise HVAEError(f"the patches have {found} pixels and the models of the sweep {design.pixels}; cut patches of "

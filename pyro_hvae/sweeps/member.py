@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import shutil
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -18,9 +17,10 @@ import torch
 from pyro_hvae.analysis import active_dimensions
 from pyro_hvae.export.posterior import export_posterior
 from pyro_hvae.stimuli import PatchData
+from pyro_hvae.storage.writing import write_atomically
 from pyro_hvae.sweeps.design import Settings
 from pyro_hvae.training.fit import fit, torch_device
-from pyro_hvae.training.run_directory import load, write_atomically
+from pyro_hvae.training.run_directory import load
 from pyro_hvae.training.training_loop import Run
 
 FINISHED, FAILED, UNFINISHED, WAITING = "finished", "failed", "unfinished", "waiting"
@@ -121,11 +121,16 @@ def _carry_out(settings: Settings, data: PatchData, run: Path, export: int, devi
 def _train(settings: Settings, data: PatchData, run: Path, device: str) -> Run:
     """Train from the newest checkpoint, or from the start where there is none: nothing is lost then."""
     begun = any((run / "checkpoints").glob("step-*.safetensors"))
-    if not begun and run.exists():
-        shutil.rmtree(run)
     options = settings.fit_options()
     return fit(
-        settings.build(data, resumed=begun), data, out=run, resume=begun, device=device, progress=False, **options
+        settings.build(data, resumed=begun),
+        data,
+        out=run,
+        resume=begun,
+        overwrite=not begun,
+        device=device,
+        progress=False,
+        **options,
     )
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.stimuli.examples import Example, texture_examples
-from pyro_hvae.stimuli.patches import replacing
 from pyro_hvae.stimuli.synthesised import image_path, read_manifest, synthesised_patches, write_image
 from pyro_hvae.stimuli.whitening import Whitening
+from pyro_hvae.storage.writing import write_atomically
 from pyro_hvae.synthesis.portilla_simoncelli import plenoptic, portilla_simoncelli
 from pyro_hvae.synthesis.random_features import random_features, random_linear
 from pyro_hvae.synthesis.result import Synthesis
@@ -168,5 +168,5 @@ def _keep_manifest(folder: Path, manifest: dict[str, Any]) -> None:
         manifest = manifest | {"images": max(manifest["images"], before["images"])}
     elif folder.exists() and any(folder.iterdir()):
         raise HVAEError(f"{folder} exists and is no folder of synthesised images; give another path.")
-    with replacing(path, overwrite=True) as partial:
-        partial.write_text(json.dumps(manifest, indent=1))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write_text(json.dumps(manifest, indent=1)))

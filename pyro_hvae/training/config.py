@@ -154,9 +154,25 @@ def default_objective(
     training = training_of(vae, recipe) or Training(
         gradient="rao_blackwell" if guide_name(vae.guide) == "ladder" else "standard"
     )
+    return chosen_objective(training, name, num_particles, gradient, alpha)
+
+
+def chosen_objective(
+    training: Training, name: str | None, num_particles: int | None, gradient: str | None, alpha: float | None = None
+) -> Bound:
+    """The objective of a training with what is given (not None) put in its place.
+
+    :raises HVAEError: for a bound of several particles of which no number is known: with one it would be the ELBO.
+    """
+    name = training.objective if name is None else name
     if num_particles is None:
         num_particles = training.num_particles
-    return make_objective(name or training.objective, num_particles, gradient or training.gradient, alpha)
+        if name in OBJECTIVES and name != "elbo" and num_particles == 1:
+            raise HVAEError(
+                f"the objective {name!r} needs particles (--particles K), its number K of draws an image: with the 1 of this "
+                "preset it would be the ELBO"
+            )
+    return make_objective(name, num_particles, training.gradient if gradient is None else gradient, alpha)
 
 
 def make_objective(name: str, num_particles: int = 1, gradient: str = "standard", alpha: float | None = None) -> Bound:

@@ -84,6 +84,7 @@ def fit_ensemble(
     start: str | Sequence[str] | None = None,
     objective: str | None = None,
     gradient: str | None = None,
+    alpha: float | None = None,
     batch: int | None = None,
     learning_rate: Value | None = None,
     beta: Value | Mapping[str, Value] | None = None,
@@ -109,7 +110,7 @@ def fit_ensemble(
     :param dims: dimensions of z2.
     :param betas: betas of z2, numbers or schedules; instead of ``beta``.
     :param particles: numbers of particles K of the objective.
-    :param objective, gradient: as :func:`~pyro_hvae.training.config.make_objective` names them; the preset's by default.
+    :param objective, gradient, alpha: as :func:`~pyro_hvae.training.config.make_objective` names them; the preset's by default.
     :param out: folder in which every member gets a run directory of its own, with which ``load``, ``export`` and
         ``train --resume`` go on.
     :param compile: compile the stacked step; ``False`` runs its traced graph as it is.
@@ -138,7 +139,9 @@ def fit_ensemble(
             seed=settings["seed"],
             dim_z2=settings.get("dim_z2"),
         )
-        bound = default_objective(vae, name=objective, num_particles=settings.get("particles"), gradient=gradient)
+        bound = default_objective(
+            vae, name=objective, num_particles=settings.get("particles"), gradient=gradient, alpha=alpha
+        )
         config = make_config(
             vae, steps=steps, batch=batch, learning_rate=learning_rate, train="both", clip=clip, skip=skip,
             beta={"z2": settings["beta_z2"]} if betas is not None else beta, seed=settings["seed"], precision=precision,

@@ -13,6 +13,7 @@ from pyro import infer, poutine
 
 from pyro_hvae.bounds.objectives import Bound
 from pyro_hvae.bounds.pyro_objectives import check_objective
+from pyro_hvae.bounds.traces import check_all_images, check_layout, check_support, trace_pair
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs import HVAE, from_config
 from pyro_hvae.stimuli import PatchData, natural_patches
@@ -24,9 +25,9 @@ from pyro_hvae.training.config import (
     make_config,
     objective_from,
 )
-from pyro_hvae.training.contexts import alone
+from pyro_hvae.training.contexts import alone, evaluating
 from pyro_hvae.training.distributed import Processes, processes
-from pyro_hvae.training.run_directory import RECORDED, RunDirectory, differences, digest, fingerprint
+from pyro_hvae.training.run_directory import RunDirectory, comparable, differences, digest, fingerprint
 from pyro_hvae.training.tracing import COMPILE_FROM
 from pyro_hvae.training.training_loop import Loop, Run
 
@@ -121,10 +122,12 @@ def prepare(
         )
     if compile not in (True, False, "auto"):
         raise HVAEError(f"compile must be True, False or 'auto', got {compile!r}")
+    vae.dtype  # noqa: B018  (refuses half precision)
     _check_data(vae, data, config)
     vae.to(target)
     probe = next(vae.parameters(), torch.zeros((), device=target)).new_zeros(2, vae.pixels)
     _check_parameters(vae, probe)
+    _check_support(vae, data, config, probe)
     check_objective(objective, vae, probe)
     if not isinstance(objective, Bound) and config.precision == "bfloat16":
         raise HVAEError(
@@ -164,8 +167,11 @@ def resume(
     device: str = "auto",
     compile: bool | str = "auto",
     progress: bool = True,
+    images: str | os.PathLike[str] | None = None,
 ) -> Run:
     """Go on with the run in ``out`` under its own settings: pair, objective and data are made again from its record.
+
+    :param images: where the photographs are now, if they have moved; the patches must come out the same.
 
     :param steps: another end than the run's own; may only be later than its newest checkpoint.
     :raises HVAEError: where the record does not suffice (programs, objectives or patches of your own): then call
@@ -175,7 +181,7 @@ def resume(
     config = directory.fit_config
     return fit(
         from_config(directory.config["vae"]),
-        _recorded_data(directory),
+        _recorded_data(directory, images),
         objective=objective_from(directory.config["objective"]),
         steps=config.steps if steps is None else steps,
         batch=config.batch, learning_rate=config.learning_rate, beta=dict(config.beta), train=config.train, clip=config.clip,
@@ -185,14 +191,20 @@ def resume(
     )  # fmt: skip
 
 
-def _recorded_data(directory: RunDirectory) -> PatchData:
+def _recorded_data(directory: RunDirectory, images: str | os.PathLike[str] | None = None) -> PatchData:
     """Cut the patches of a run again; the digest of the training set is compared by :func:`fit`."""
     provenance = directory.config["data"]["provenance"]
     options = provenance.get("options", {})
     if provenance.get("kind") != "natural" or provenance.get("source") == "array":
         raise HVAEError(f"{directory.path} was trained on patches that cannot be cut again from its record; resume it with "
                         "fit(vae, data, ..., resume=True) and the same data")  # fmt: skip
-    return natural_patches(source=provenance["source"], train=provenance["train"], test=provenance["test"], **options)
+    source = provenance["source"] if images is None else images
+    if source != "embedded" and not os.path.exists(source):
+        raise HVAEError(
+            f"{source}, from which the patches of {directory.path} were cut, is not there; say where the images are now: "
+            "--resume --images SOURCE"
+        )
+    return natural_patches(source=source, train=provenance["train"], test=provenance["test"], **options)
 
 
 def torch_device(name: str) -> torch.device:
@@ -220,6 +232,18 @@ def _check_parameters(vae: HVAE, x: torch.Tensor) -> None:
                         f"{type(program).__name__} takes the parameter {name!r} from pyro.param, where it would be neither "
                         "trained nor saved: make it an nn.Parameter of the module, or a PyroParam of a PyroModule"
                     )
+
+
+@torch.no_grad()
+def _check_support(vae: HVAE, data: PatchData, config: FitConfig, probe: torch.Tensor) -> None:
+    """Refuse images outside the support of the likelihood, which are found by no other check: validation is off in training."""
+    with torch.random.fork_rng(devices=[probe.device] if probe.is_cuda else []), evaluating(vae):
+        for images in (data.train["x"].values, data.test["x"].values):
+            x = torch.from_numpy(np.ascontiguousarray(images[: config.batch])).to(probe)
+            pair = trace_pair(vae.model, vae.guide, (x,), {})
+            check_layout(pair)
+            check_support(pair)
+            check_all_images(pair, torch.from_numpy(np.ascontiguousarray(images)))
 
 
 def _depends(density: torch.Tensor, leaf: torch.Tensor) -> bool:
@@ -254,9 +278,8 @@ def _directory(
     if resume:
         directory = RunDirectory.open(out)
         if directory.fingerprint != fingerprint(described):
-            ours = json.loads(json.dumps({key: described[key] for key in RECORDED}))  # as the run's went through JSON
-            found = differences(ours, {key: directory.config[key] for key in RECORDED})
-            found = [line for line in found if not line.startswith("fit.steps")]
+            ours = json.loads(json.dumps(comparable(described)))  # as the run's went through JSON
+            found = differences(ours, comparable(directory.config))
             raise HVAEError(
                 f"{out} cannot be resumed: it was begun with another configuration ({'; '.join(found[:5])})"
             )

@@ -13,8 +13,8 @@ import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE, from_config
 from pyro_hvae.stimuli import PatchData, Whitening
 from pyro_hvae.storage.provenance import git_revision, versions
-from pyro_hvae.storage.stores import fsync, replace
+from pyro_hvae.storage.writing import check_directory, kind_of, write_atomically
 from pyro_hvae.training.config import FitConfig
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.run", 1
@@ -40,22 +40,15 @@ HELD_OUT = 10_000
 _CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write, sync, rename: after a crash or on a full disk ``path`` holds the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(temporary)
-        fsync(temporary)
-        replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # netCDF reports a full disk as RuntimeError
-        raise HVAEError(f"{path} could not be written ({error}); what was there before is unchanged") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def digest(x: np.ndarray) -> str:
     """Digest of an array's values, to tell whether a run goes on with the data it began with."""
     return hashlib.blake2b(np.ascontiguousarray(x).view(np.uint8).data, digest_size=16).hexdigest()
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Checkpoints by step: names of other numbers of digits do not sort by it."""
+    found = {p: match for p in folder.glob("step-*.safetensors") if (match := _CHECKPOINT.fullmatch(p.name))}
+    return sorted(found, key=lambda p: int(found[p][1]))
 
 
 @dataclass(frozen=True)
@@ -87,8 +80,8 @@ class Checkpoint:
                 meta = json.loads((file.metadata() or {}).get("pyro_hvae", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         except (SafetensorError, OSError, ValueError) as error:
-            others = sorted(p.name for p in path.parent.glob("step-*.safetensors") if p != path)
-            advice = f"delete it to go on from {others[-1]}" if others else "there is no earlier one"
+            others = [p for p in checkpoint_files(path.parent) if p != path]
+            advice = f"delete it to go on from {others[-1].name}" if others else "there is no earlier one"
             raise HVAEError(f"{path}: damaged or truncated checkpoint ({error}); {advice}") from error
         if meta.get("schema") != "pyro_hvae.checkpoint" or meta.get("schema_version") != SCHEMA_VERSION:
             raise HVAEError(f"{path}: not a checkpoint of this version of pyro_hvae (found {meta or 'no description'})")
@@ -98,12 +91,49 @@ class Checkpoint:
         """Give the pair the checkpoint's parameters; an error names what does not fit."""
         state = {name[len("vae."):]: t for name, t in self.tensors.items() if name.startswith("vae.")}  # fmt: skip
         own = vae.state_dict()
+        live = dict(vae.named_parameters()) | dict(vae.named_buffers())
         wrong = [f"{n} is {tuple(state[n].shape)}, the pair's {tuple(own[n].shape)}"
                  for n in state.keys() & own.keys() if state[n].shape != own[n].shape]  # fmt: skip
         wrong += [f"{n} only in the {'checkpoint' if n in state else 'pair'}" for n in state.keys() ^ own.keys()]
         if wrong:
             raise HVAEError("the checkpoint is of another configuration: " + "; ".join(sorted(wrong)[:4]))
+        for tensor, name in ((t, n) for n, t in own.items() if n in state and t.is_floating_point()):
+            if tensor.dtype != state[name].dtype:  # the precision belongs to the run
+                live[name].data = live[name].data.to(state[name].dtype)
         vae.load_state_dict(state)
+
+
+def check_run_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuse a directory in which no run can begin: it is taken, not a run, or not writable."""
+    path = Path(path)
+    with as_hvae_error(path):
+        check_directory(path)
+        if not path.is_dir() or not any(p for p in path.iterdir() if not p.name.endswith(".partial")):
+            return
+        if not overwrite:
+            raise HVAEError(f"{path} exists; use overwrite=True (--overwrite) to replace it, resume=True (--resume) to go "
+                            "on with it, or another directory")  # fmt: skip
+        if kind_of(path / "config.json") != SCHEMA:
+            raise HVAEError(
+                f"{path} is not a run directory (no config.json of {SCHEMA}), so it is not overwritten; choose another"
+            )
+
+
+def _written_by_a_run(path: Path) -> list[Path]:
+    """Files of an earlier run in a directory, its configuration last."""
+    names = ("transform.nc", "heldout.nc", "history.nc", "summary.json", "config.json")
+    partials = [*path.glob(".*.partial"), *path.glob("checkpoints/.*.partial")]
+    found = [*path.glob("checkpoints/step-*.safetensors"), *partials, *(path / name for name in names)]
+    return [file for file in found if file.is_file()]
+
+
+@contextmanager
+def as_hvae_error(path: Path) -> Iterator[None]:
+    """What the file system refuses, as an error that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise HVAEError(f"{path} cannot be written ({error.strerror or error}); choose another directory") from error
 
 
 class RunDirectory:
@@ -116,21 +146,19 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, overwrite: bool) -> RunDirectory:
-        """A new run directory; one that exists is refused unless ``overwrite``, and then only a run is removed."""
+        """A new run directory; one that exists is refused unless ``overwrite``, and then only what a run has written is
+        removed: other files in it stay."""
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not overwrite:
-                raise HVAEError(f"{path} exists; use overwrite=True (--overwrite) to replace it, resume=True (--resume) to go "
-                                "on with it, or another directory")  # fmt: skip
-            if not (path / "config.json").is_file():
-                raise HVAEError(
-                    f"{path} is not a run directory (no config.json), so it is not overwritten; choose another"
-                )
-            shutil.rmtree(path)
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         full = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **config, "versions": versions(),
                 "git_revision": git_revision(), "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
-        write_atomically(path / "config.json", lambda file: file.write_text(json.dumps(full, indent=1)))
+        text = json.dumps(full, indent=1)
+        check_run_target(path, overwrite=overwrite)
+        with as_hvae_error(path):
+            for old in _written_by_a_run(path):
+                old.unlink()
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
+            (path / "checkpoints").mkdir(exist_ok=True)
         return cls(path, full)
 
     @classmethod
@@ -182,8 +210,7 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint files, oldest first."""
-        found = (self.path / "checkpoints").glob("step-*.safetensors")
-        return sorted(p for p in found if _CHECKPOINT.fullmatch(p.name))
+        return checkpoint_files(self.path / "checkpoints")
 
     def latest(self) -> Checkpoint:
         """The newest checkpoint."""
@@ -218,10 +245,24 @@ RECORDED = ("vae", "objective", "fit", "data")
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """See :attr:`RunDirectory.fingerprint`."""
+    return _digest_of(comparable(config))
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same in a run that goes on. Of the data that is their digest, not where they were read from."""
     recorded = {key: config[key] for key in RECORDED}
     recorded["fit"] = {k: v for k, v in config["fit"].items() if k != "steps"}
-    text = json.dumps(recorded, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    recorded["data"] = {k: v for k, v in config["data"].items() if k != "provenance"}
+    return recorded
+
+
+def earlier_fingerprint(config: Mapping[str, Any]) -> str:
+    """The digest in checkpoints of runs that were begun when the provenance of the data was part of it."""
+    return _digest_of(comparable(config) | {"data": config["data"]})
+
+
+def _digest_of(recorded: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(recorded, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -8,6 +8,7 @@ Pyro program itself instead would break into several graphs and gain nothing.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,27 +203,42 @@ def check_on_device(graph: GraphModule) -> None:
 
 
 class CudaGraph:
-    """A training step that is replayed as one CUDA graph from the fourth call on: one launch, nothing done by the host."""
+    """A training step that is replayed as one CUDA graph from the fourth call on: one launch, nothing done by the host.
+
+    Where the capture fails, a warning says so once, and the step goes on as it was.
+    """
 
     def __init__(self, step: TrainingStep):
         self.step = step
         self._calls = 0
+        self._failed = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._x: Tensor | None = None
 
     def __call__(self, x: Tensor) -> None:
         self._calls += 1
-        if self._calls <= WARM_UP:
+        if self._calls <= WARM_UP or self._failed:
             return self.step(x)
         if self._graph is None:
-            graph, self._x = torch.cuda.CUDAGraph(), x.clone()
-            for group in self.step.optimizer.param_groups:
-                group["capturable"] = True  # from here on only: it warns of steps that are not captured
-            with torch.cuda.graph(graph):
-                self.step(self._x)  # recorded, not carried out
-            self._graph = graph
+            try:
+                self._capture(x)
+            except Exception as error:  # of memory, of a driver, of an operation that cannot be captured
+                self._failed, self._graph, self._x = True, None, None
+                for group in self.step.optimizer.param_groups:
+                    group["capturable"] = False
+                warnings.warn(f"training goes on without a CUDA graph: {first_line(error)}", stacklevel=2)
+                return self.step(x)
+        assert self._graph is not None and self._x is not None
         self._x.copy_(x)
         self._graph.replay()
+
+    def _capture(self, x: Tensor) -> None:
+        graph, self._x = torch.cuda.CUDAGraph(), x.clone()
+        for group in self.step.optimizer.param_groups:
+            group["capturable"] = True  # from here on only: it warns of steps that are not captured
+        with torch.cuda.graph(graph):
+            self.step(self._x)  # recorded, not carried out
+        self._graph = graph
 
 
 FOREIGN = (

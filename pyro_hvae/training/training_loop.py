@@ -25,7 +25,7 @@ from pyro_hvae.training.config import FitConfig
 from pyro_hvae.training.contexts import Signals, evaluating, frozen, matmul_precision
 from pyro_hvae.training.distributed import Processes, share_batch
 from pyro_hvae.training.progress import Progress
-from pyro_hvae.training.run_directory import Checkpoint, RunDirectory, fingerprint
+from pyro_hvae.training.run_directory import Checkpoint, RunDirectory, earlier_fingerprint, fingerprint
 from pyro_hvae.training.tracing import CudaGraph, NotCompilable, compile_step
 from pyro_hvae.training.training_step import TrainingStep
 
@@ -262,7 +262,7 @@ class Loop:
     def _resume(self) -> None:
         assert self.directory is not None
         checkpoint = self.directory.latest()
-        if checkpoint.configuration != self.fingerprint:
+        if checkpoint.configuration not in (self.fingerprint, earlier_fingerprint(self.directory.config)):
             raise HVAEError(f"the newest checkpoint of {self.directory.path} is of another configuration")
         checkpoint.load_into(self.vae)
         for name, p in self.named.items():

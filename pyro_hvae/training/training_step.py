@@ -192,6 +192,11 @@ class TrainingStep:
         gradients = [
             None if p.grad is None else p.grad / len(x) for p in self.parameters
         ]  # Pyro's losses are sums over images
+        if all(gradient is None for gradient in gradients):
+            raise HVAEError(
+                f"{type(self.pyro_objective).__name__} of Pyro differentiates parameters that the programs announce, and these "
+                "announce none: derive them from pyro_hvae.Program or PyroModule, or use a bound of pyro_hvae"
+            )
         with torch.no_grad():
             values = self.function.values(self.function.evaluate((), x))
         values[0] = -loss / len(x)

@@ -201,7 +201,8 @@ def test_an_existing_report_is_refused_and_replaced_on_request(report, planted, 
     (tmp_path / "posterior-of-mine.nc").write_text("mine")
     analyse(planted.path, tmp_path)
     before = (tmp_path / "report.html").stat().st_mtime_ns
-    (tmp_path / "figures" / "stale.png").write_text("")
+    figure = next((tmp_path / "figures").iterdir())
+    (tmp_path / "figures" / "stale.png").write_bytes(figure.read_bytes())
     analyse(planted.path, tmp_path, overwrite=True)
     assert (tmp_path / "report.html").stat().st_mtime_ns > before
     assert (tmp_path / "posterior-of-mine.nc").read_text() == "mine"

@@ -48,9 +48,13 @@ def test_round_trip_without_transform_with_mask_and_unusual_names(tmp_path):
 def test_existing_file(tmp_path, data):
     path = tmp_path / "p.nc"
     path.write_text("precious")
-    with pytest.raises(HVAEError, match=r"p\.nc exists; give another path, or overwrite=True"):
+    with pytest.raises(HVAEError, match=r"p\.nc exists; choose another path or pass overwrite=True"):
         data.save(path)
+    with pytest.raises(HVAEError, match="only an earlier"):
+        data.save(path, overwrite=True)
     assert path.read_text() == "precious"
+    path.unlink()
+    data.save(path)
     data.save(path, overwrite=True)
     assert PatchData.load(path).size == SIZE
 

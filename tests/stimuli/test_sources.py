@@ -161,7 +161,7 @@ def test_folder_is_sorted_by_number_and_names_what_it_ignores(folder):
     (folder / "inner").mkdir()
     found = opened(folder)
     assert [p.name for p in found.content] == ["scene1", "scene2", "scene3", "scene4", "scene9", "scene10"]
-    assert found.ignored == ("notes.txt",)
+    assert found.ignored == ("inner/", "notes.txt")
 
 
 def test_equal_stems_keep_their_suffix(tmp_path):

@@ -356,7 +356,8 @@ SCRIPT = textwrap.dedent(
     """
     import os, signal, sys, torch
     from small import small_data, small_pair
-    from pyro_hvae.training import run_directory as runs, training_loop as module
+    from pyro_hvae.storage import writing as runs
+    from pyro_hvae.training import training_loop as module
     from pyro_hvae.training.fit import fit
     torch.set_num_threads(1)
     how, at, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]

@@ -342,6 +342,41 @@ def test_a_captured_step_trains_on_every_batch_it_is_given(monkeypatch):
     assert all(torch.equal(p, q) for p, q in zip(ours.parameters, alone.parameters, strict=True))
 
 
+@pytest.mark.parametrize("where", ["begin", "step", "end"])
+def test_a_capture_that_fails_is_one_warning_and_the_compiled_step_goes_on(monkeypatch, where):
+    from contextlib import contextmanager
+
+    ours, alone = make_step(small_pair(), hvae.ELBO()), make_step(small_pair(), hvae.ELBO())
+    replayed = compiled.CudaGraph(ours)
+
+    @contextmanager
+    def capture(graph):
+        inner = replayed.step
+        if where == "begin":
+            raise RuntimeError("CUDA error: out of memory")
+        replayed.step = fail if where == "step" else lambda x: None  # nothing is carried out while capturing
+        try:
+            yield
+        finally:
+            replayed.step = inner
+        if where == "end":
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    def fail(x):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    with pytest.warns(UserWarning, match="without a CUDA graph.*CUDA error") as warned:
+        for step in (replayed, alone):
+            torch.manual_seed(0)
+            for i in range(8):
+                step(images(i))
+    assert len(warned) == 1
+    assert not ours.optimizer.param_groups[0]["capturable"]
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters, alone.parameters, strict=True))
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_the_whole_step_is_one_graph_and_trains_as_the_eager_step():
     (eager, one), (ours, other) = train(device="cuda", compile=False), train(device="cuda", compile=True)
