@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from pyro_hvae.densities.matching import matched
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.export.guide_gradient import guide_gradient
 from pyro_hvae.export.model_fields import constants
@@ -38,6 +39,7 @@ def export_posterior(
     receptive_fields: int = 100,
     evidence: int = 0,
     evidence_images: int | None = None,
+    yardsticks: xr.Dataset | None = None,
     transform: Whitening | None = None,
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -61,6 +63,8 @@ def export_posterior(
     :param evidence: importance samples an image for log p(x), its standard error and k-hat, of which only these numbers
         are kept (:func:`~pyro_hvae.sampling.evidence.evidence_importance_sampling`); 0 for none.
     :param evidence_images: how many images, spread evenly, it is estimated for; it is NaN for the others. None for all.
+    :param yardsticks: a result of :func:`~pyro_hvae.densities.yardsticks.yardsticks`, kept for those of the images that it is
+        about (known by their content); NaN for the others.
     :param transform: the preprocessing of the images, kept in the file.
     :param path: file to write, zarr if it ends in ``.zarr``, netCDF-4 otherwise; None keeps everything in memory.
     :returns: the opened file, or the tree in memory.
@@ -71,7 +75,8 @@ def export_posterior(
             tree = export_posterior(
                 vae, images, draws=draws, resample=resample, moment_draws=moment_draws, units=units,
                 prior_samples=prior_samples, receptive_fields=receptive_fields, evidence=evidence,
-                evidence_images=evidence_images, transform=transform, path=Path(folder) / "posterior.nc", seed=seed,
+                evidence_images=evidence_images, yardsticks=yardsticks, transform=transform,
+                path=Path(folder) / "posterior.nc", seed=seed,
             )  # fmt: skip
             with tree:
                 loaded = tree.load()
@@ -100,6 +105,8 @@ def export_posterior(
                 here = judged[start : start + moments.chunk]
                 found = _evidence(vae, moments.images(chunk), here, evidence, seed + 1 + start)
                 groups["evidence"] = found.assign_attrs(images=int(judged.sum()))
+            if yardsticks is not None:
+                groups["yardsticks"] = _yardsticks(yardsticks, chunk)
             writer.append(groups)
         writer.write(constants(vae, transform, prior_samples))
         if receptive_fields and "z1" in vae.latents:
@@ -157,6 +164,12 @@ def _evidence(vae: HVAE, x: Tensor, judged: np.ndarray, particles: int, seed: in
         for name, row in values.items():
             row[judged] = found[name]
     return xr.Dataset({name: ("image", row) for name, row in values.items()}, attrs=attrs)
+
+
+def _yardsticks(fitted: xr.Dataset, chunk: xr.Dataset) -> xr.Dataset:
+    values = (("yardstick", "image"), matched(fitted, np.asarray(chunk["x"].values)), {"units": "nats"})
+    attrs = {name: fitted.attrs[name] for name in ("sigma", "train", "dims", "yardsticks", "created")}
+    return xr.Dataset({"log_density": values}, {"yardstick": fitted["yardstick"].values.astype(object)}, attrs)
 
 
 def _receptive_fields(vae: HVAE, moments: Moments, dataset: xr.Dataset, count: int) -> dict[str, xr.Dataset]:

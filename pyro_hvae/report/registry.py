@@ -86,7 +86,9 @@ ANALYSES: dict[str, Analysis] = {
         ),
         Analysis(
             "bound_terms", "Bound and its terms", bound_terms, plot_bound_terms,
-            needs=("bound/*",), headlines=("bound[natural, elbo]", "bound[texture, elbo]", "evidence["),
+            needs=("bound/*",), headlines=(
+                "bound[natural, elbo]", "bound[texture, elbo]", "evidence[", "elbo_minus_yardstick", "evidence_minus_yardstick",
+            ),
         ),
         Analysis(
             "active_dimensions", "Active dimensions", active_dimensions, plot_active_dimensions,

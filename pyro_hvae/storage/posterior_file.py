@@ -81,6 +81,7 @@ def optional_schema(names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]
         "observed_data": dict.fromkeys(("mask", "original"), ("image", "pixel")),
         "constant_data": labels | fields,
         "evidence": dict.fromkeys(("log_evidence", "standard_error", "ess", "pareto_k"), ("image",)),
+        "yardsticks": {"log_density": ("yardstick", "image")},
     }
 
 

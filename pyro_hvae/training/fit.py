@@ -168,7 +168,7 @@ def resume(
     config = directory.fit_config
     return fit(
         from_config(directory.config["vae"]),
-        _recorded_data(directory),
+        recorded_data(directory),
         objective=objective_from(directory.config["objective"]),
         steps=config.steps if steps is None else steps,
         batch=config.batch, learning_rate=config.learning_rate, beta=dict(config.beta), train=config.train, clip=config.clip,
@@ -178,13 +178,16 @@ def resume(
     )  # fmt: skip
 
 
-def _recorded_data(directory: RunDirectory) -> PatchData:
-    """Cut the patches of a run again; the digest of the training set is compared by :func:`fit`."""
+def recorded_data(directory: RunDirectory) -> PatchData:
+    """Cut the patches of a run again; whether they are the same, the digest of the training set tells.
+
+    :raises HVAEError: where the record does not suffice: patches of your own, of a saved file or an array.
+    """
     provenance = directory.config["data"]["provenance"]
     options = provenance.get("options", {})
     if provenance.get("kind") != "natural" or provenance.get("source") == "array":
-        raise HVAEError(f"{directory.path} was trained on patches that cannot be cut again from its record; resume it with "
-                        "fit(vae, data, ..., resume=True) and the same data")  # fmt: skip
+        raise HVAEError(f"{directory.path} was trained on patches that cannot be cut again from its record; give the "
+                        "same ones: fit(vae, data, ..., resume=True), or yardstick --patches FILE")  # fmt: skip
     return natural_patches(source=provenance["source"], train=provenance["train"], test=provenance["test"], **options)
 
 
