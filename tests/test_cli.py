@@ -106,6 +106,11 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
         (["export", "{tmp}", "--out", "{tmp}/p.nc"], "not a run directory"),
         (["export", "{trained}", "--out", "{tmp}/missing/p.nc"], "no directory"),
         (["export", "{trained}", "--out", "{tmp}/taken.nc"], "exists"),
+        (["yardstick", "{tmp}"], "not a run directory"),
+        (["yardstick", "{trained}"], "400 training patches that vary in 314 dimensions"),
+        (["yardstick", "{trained}", "--limit", "0"], "limit is a number of training patches"),
+        (["yardstick", "{trained}", "--sigma", "0.3"], "the model's own sigma is 0.4; leave --sigma out"),
+        (["yardstick", "{trained}", "--patches", "{tmp}/none.nc"], "no such file"),
         (["analyse", "{tmp}/taken.nc", "--out", "{tmp}/report"], "taken.nc"),
         (["analyse", "{tmp}/none.nc", "--out", "{tmp}/report"], "no posterior file"),
         (["demo", "--out", "{tmp}"], "exists; use --overwrite"),
@@ -156,6 +161,79 @@ def test_evidence_of_two_runs_on_the_same_images(small_run, tmp_path, capsys):
     difference = abs(table["log_evidence"] - table["ais_log_evidence"]).mean()
     assert float(difference) < 3 * max(float(table["bdmc_gap"].mean()), 0.3)
     assert main(["evidence", str(small_run), "--out", str(out)]) == 2 and "exists" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def recut_run(tmp_path_factory):
+    """A small TDVAE on patches that can be cut again."""
+    import pyro_hvae as hvae
+
+    out = tmp_path_factory.mktemp("recut") / "run"
+    data = hvae.stimuli.natural_patches(4, train=400, test=60)
+    vae = hvae.build("TDVAE20", pixels=16, dim_z1=6, dim_z2=3, seed=0)
+    hvae.fit(vae, data, steps=100, batch=50, learning_rate=1e-2, out=out, device="cpu", progress=False)
+    return out
+
+
+def test_yardsticks_of_a_run_are_kept_exported_and_reported(recut_run, tmp_path, capsys):
+    assert main(["yardstick", str(recut_run), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "fitting to 400 training patches" in printed and "By its ELBO (nats an image) the model" in printed
+    kept = RunDirectory.open(recut_run).yardsticks()
+    assert dict(kept["log_density"].sizes) == {"yardstick": 5, "image": 60} and kept.attrs["dims"] == 12
+    assert all(f"{name} " in printed for name in kept["yardstick"].values)
+    assert f"{kept['log_density'].sel(yardstick='GSM').mean().item():.2f} ±" in printed
+
+    file = recut_run / "yardsticks.nc"
+    before = file.stat().st_mtime_ns
+    assert main(["yardstick", str(recut_run), "--device", "cpu"]) == 0 and file.stat().st_mtime_ns == before
+    again = capsys.readouterr().out
+    assert "--refit fits again" in again and again.splitlines()[-8:] == printed.splitlines()[-8:]
+    assert main(["yardstick", str(recut_run), "--seed", "1", "--device", "cpu"]) == 0
+    assert "is of seed=0, not 1: fitted again" in capsys.readouterr().out
+    assert main(["yardstick", str(recut_run), "--refit", "--device", "cpu"]) == 0
+    assert "fitting to 400" in capsys.readouterr().out
+    xr.testing.assert_identical(RunDirectory.open(recut_run).yardsticks()["log_density"], kept["log_density"])
+
+    posterior = tmp_path / "posterior.nc"
+    assert main(["export", str(recut_run), "--out", str(posterior), "--limit", "40", "--texture-patches", "30",
+                 "--moment-draws", "4", "--receptive-fields", "0", "--evidence", "20", "--device", "cpu"]) == 0  # fmt: skip
+    with open_posterior(posterior) as tree:
+        found = tree["yardsticks"]["log_density"]
+        np.testing.assert_allclose(found[:, :40], kept["log_density"][:, :40], rtol=1e-6)
+        assert found.sizes["image"] > 40 and found[:, 40:].isnull().all()
+    assert main(["analyse", str(posterior), "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "By its ELBO (nats an image) the model" in page and "By its log evidence (nats an image) the model" in page
+    assert "ELBO minus yardstick, mixture of GSMs" in page
+
+
+def test_yardsticks_that_no_longer_hold_are_not_exported(recut_run, tmp_path, capsys):
+    assert main(["yardstick", str(recut_run), "--device", "cpu"]) == 0
+    directory = RunDirectory.open(recut_run)
+    kept = directory.yardsticks()
+    directory.write_yardsticks(kept.assign_attrs(sigma=0.7))
+    posterior = tmp_path / "posterior.nc"
+    assert main(["export", str(recut_run), "--out", str(posterior), "--limit", "9", "--textures", "none",
+                 "--moment-draws", "4", "--device", "cpu"]) == 0  # fmt: skip
+    assert "yardsticks left out, sigma=0.7, not 0.4: run `pyro-hvae yardstick" in capsys.readouterr().out
+    with open_posterior(posterior) as tree:
+        assert "yardsticks" not in tree.children
+    directory.write_yardsticks(kept)
+
+
+def test_yardsticks_need_the_runs_own_patches(small_run, tmp_path, capsys):
+    assert main(["yardstick", str(small_run)]) == 2
+    assert "yardstick --patches FILE" in capsys.readouterr().err
+    other, same = (small_data(seed=seed).save(tmp_path / f"{seed}.nc") for seed in (1, 0))
+    assert main(["yardstick", str(small_run), "--patches", str(other)]) == 2
+    assert "are not those that" in capsys.readouterr().err
+    assert main(["yardstick", str(small_run), "--patches", str(same), "--device", "cpu"]) == 0
+    assert "By its ELBO" in capsys.readouterr().out
+    moved = (small_run / "heldout.nc").rename(small_run / "elsewhere.nc")
+    assert main(["yardstick", str(small_run)]) == 2
+    assert "has no held-out patches (heldout.nc); copy" in capsys.readouterr().err
+    moved.rename(small_run / "heldout.nc")
 
 
 def test_audit_of_a_run(small_run, tmp_path, capsys):

@@ -126,6 +126,17 @@ def test_python_of_the_posterior_page_runs(tmp_path, monkeypatch):
         exec(compile(block, "posterior-file.md", "exec"), {})
 
 
+def test_python_of_the_yardsticks_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"hvae": hvae, "vae": small_pair(), "data": small_data()}
+    for block in python(Path("docs/yardsticks.md")):
+        exec(compile(block, "yardsticks.md", "exec"), names)
+    with hvae.open_posterior("posterior.nc") as tree:
+        assert tree["yardsticks"]["log_density"].notnull().all()
+    listed = re.findall(r"^\| ([A-Z]?[\w ]+?) \|", text(Path("docs/yardsticks.md")), re.MULTILINE)
+    assert listed == ["yardstick", *names["found"]["yardstick"].values]
+
+
 def test_bottom_up_guide_has_the_moments_that_its_page_says():
     """No variance of z1 from z2, and z1 correlations the identity; the top-down guide has both."""
     moments = {}

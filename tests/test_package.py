@@ -32,7 +32,14 @@ def test_unknown_names_are_attribute_errors():
 
 @pytest.mark.parametrize(
     "module",
-    ["pyro_hvae", "pyro_hvae.analysis", "pyro_hvae.storage.posterior_file", "pyro_hvae.stimuli", "pyro_hvae.cli"],
+    [
+        "pyro_hvae",
+        "pyro_hvae.analysis",
+        "pyro_hvae.storage.posterior_file",
+        "pyro_hvae.stimuli",
+        "pyro_hvae.cli",
+        "pyro_hvae.densities.yardsticks",
+    ],
 )
 def test_light_modules_load_neither_torch_nor_pyro(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'pyro', 'safetensors') if m in sys.modules])"

@@ -10,12 +10,17 @@ from pyro_hvae.analysis.reading import complete_images, image_sets, selected
 from pyro_hvae.analysis.results import quantity, result
 from pyro_hvae.analysis.trust import evidence_k
 from pyro_hvae.analysis.uncertainty import Z95, binomial_interval, mean_and_se
+from pyro_hvae.analysis.yardsticks import above_yardsticks, draw_above_yardsticks
 from pyro_hvae.storage.pareto_limits import GOOD_K
 from pyro_hvae.storage.posterior_file import sites
 
 
 def bound_terms(tree: xr.DataTree) -> xr.Dataset:
     """Mean over images of the ELBO, the reconstruction term and the KL divergence of every layer, in nats per image.
+
+    Where the file has yardsticks (`pyro-hvae yardstick`), other densities fitted to the same training patches, the differences
+    say which of them the model beats on the same held-out images. ELBO and log evidence are both lower bounds of the model's
+    log p(x): above a yardstick they show that the model is better, below it they do not show that it is worse.
 
     Returns
     -------
@@ -25,7 +30,8 @@ def bound_terms(tree: xr.DataTree) -> xr.Dataset:
     ``evidence``, over the images that it was estimated for: ``evidence (set)`` (log p(x) in nats per image), ``evidence_gap``
     (evidence - ELBO, an estimate of KL[q(z|x) || p(z|x)]) and ``evidence_trusted`` (share of images with k-hat below 0.7).
     The estimate is a lower bound in expectation. Where k-hat is above 0.7 it may lie far below log p(x), and its standard error
-    is too small; a note says for how many images.
+    is too small; a note says for how many images. Where it has the group ``yardsticks``: ``yardstick_log_density``,
+    ``elbo_minus_yardstick`` and ``evidence_minus_yardstick (yardstick)``, paired over the natural images that have both.
 
     Raises
     ------
@@ -47,7 +53,11 @@ def bound_terms(tree: xr.DataTree) -> xr.Dataset:
     )
     if "evidence" in tree.children and "log_evidence" in tree["evidence"]:
         variables |= _evidence(tree, sets, notes)
-    return result(tree, "bound_terms", variables, {"set": list(sets), "term": terms}, notes)
+    coords = {"set": list(sets), "term": terms}
+    above, names = above_yardsticks(tree, usable, notes)
+    if names:
+        variables, coords = variables | above, coords | {"yardstick": names}
+    return result(tree, "bound_terms", variables, coords, notes)
 
 
 def _evidence(tree: xr.DataTree, sets: dict[str, np.ndarray], notes: list[str]) -> dict[str, xr.Variable]:
@@ -97,8 +107,10 @@ def plot_bound_terms(dataset: xr.Dataset) -> style.Picture:
     """The bound and its terms, each on its own scale, natural and texture images side by side."""
     terms = [str(term) for term in dataset["term"].values]
     sets = [str(name) for name in dataset["set"].values]
-    figure = style.figure(style.FULL, 1.9)
-    axes = figure.subplots(1, len(terms))
+    beside = "yardstick" in dataset.dims
+    figure = style.figure(style.FULL, 3.6 if beside else 1.9)
+    grid = figure.add_gridspec(1 + beside, len(terms))
+    axes = [figure.add_subplot(grid[0, column]) for column in range(len(terms))]
     for axis, term in zip(axes, terms, strict=True):
         for place, name in enumerate(sets):
             at = dataset.sel(set=name, term=term)
@@ -111,6 +123,10 @@ def plot_bound_terms(dataset: xr.Dataset) -> style.Picture:
     if "evidence" in dataset:
         for place, name in enumerate(sets):
             axes[0].plot(place, dataset["evidence"].sel(set=name), "_", ms=12, mew=1.5, color=style.SET_COLOURS[name])
+    yardsticks = ""
+    if beside:
+        axes.append(figure.add_subplot(grid[1, :]))
+        yardsticks = draw_above_yardsticks(axes[-1], dataset)
     style.letters(axes)
     n = ", ".join(f"{int(dataset['bound_n'].sel(set=name).values[0])} {name}" for name in sets)
     evidence = ""
@@ -123,6 +139,6 @@ def plot_bound_terms(dataset: xr.Dataset) -> style.Picture:
         evidence += "."
     caption = (
         "Evidence lower bound, un-annealed, and its terms: ELBO = E[log p(x|z)] minus the KL of every layer. Points: mean over "
-        f"images; bars: 95% interval (± 1.96 s.e.).{evidence} n = {n} images."
+        f"images; bars: 95% interval (± 1.96 s.e.).{evidence} n = {n} images.{yardsticks}"
     )
     return style.Picture(figure, caption)

@@ -1,4 +1,4 @@
-"""The command line: ``pyro-hvae demo | train | export | analyse | evidence | audit | sweep | stimuli | presets``.
+"""The command line: ``pyro-hvae demo | train | export | analyse | evidence | yardstick | audit | sweep | stimuli | presets``.
 
 Each command is a module with ``add(subparsers)`` and ``run(arguments) -> exit code``; heavy imports happen inside ``run``,
 so that ``pyro-hvae analyse`` works on machines without torch.
@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pyro_hvae.cli import analyse, audit, demo, evidence, export, presets, stimuli, sweep, train
+from pyro_hvae.cli import analyse, audit, demo, evidence, export, presets, stimuli, sweep, train, yardstick
 from pyro_hvae.errors import HVAEError
 
-COMMANDS = (demo, train, export, analyse, evidence, audit, sweep, stimuli, presets)
+COMMANDS = (demo, train, export, analyse, evidence, yardstick, audit, sweep, stimuli, presets)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -64,6 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the file and print what to do with it."""
     from pathlib import Path
 
+    import numpy as np
+
+    from pyro_hvae.densities.matching import matched, outdated
     from pyro_hvae.export.posterior import export_posterior
     from pyro_hvae.stimuli import PatchData, concatenate, texture_patches
     from pyro_hvae.storage.posterior_file import SCHEMA
@@ -78,6 +81,13 @@ def run(arguments: argparse.Namespace) -> int:
     images = PatchData.load(arguments.patches).test if arguments.patches else run_directory.held_out()
     sets = [images.isel(image=slice(arguments.limit))]
     transform = run_directory.transform()
+    yardsticks = run_directory.yardsticks()
+    if yardsticks is not None:
+        sigma = getattr(vae.model, "sigma", yardsticks.attrs["sigma"])
+        if other := outdated(yardsticks, sigma=float(sigma)):
+            print(f"yardsticks left out, {other}: run `pyro-hvae yardstick {run_directory.path}` to fit them again")
+        if other or not np.isfinite(matched(yardsticks, sets[0]["x"].values)).any():
+            yardsticks = None
     if arguments.textures != "none" and transform is not None:
         third = arguments.texture_patches // 3
         textures = texture_patches(
@@ -96,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         evidence_images=arguments.evidence_images,
         refine=arguments.refine,
         gap=arguments.gap,
+        yardsticks=yardsticks,
         transform=transform,
         path=arguments.out,
         overwrite=arguments.overwrite,

@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from pyro_hvae.densities.matching import matched
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.export.gap import PARTS
 from pyro_hvae.export.gap import gap as split_gap
@@ -47,6 +48,7 @@ def export_posterior(
     evidence_images: int | None = None,
     refine: int = 0,
     gap: int = 0,
+    yardsticks: xr.Dataset | None = None,
     transform: Whitening | None = None,
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -74,6 +76,8 @@ def export_posterior(
         (:func:`~pyro_hvae.export.refinement.refine`) before anything is computed; everything in the file but receptive fields
         is then of the refined guide. 0 for none.
     :param gap: how many images, spread evenly, log p(x) - ELBO of the guide is split for (:func:`~pyro_hvae.export.gap.gap`).
+    :param yardsticks: a result of :func:`~pyro_hvae.densities.yardsticks.yardsticks`, kept for those of the images that it is
+        about (known by their content); NaN for the others.
     :param transform: the preprocessing of the images, kept in the file.
     :param path: file to write, zarr if it ends in ``.zarr``, netCDF-4 otherwise; None keeps everything in memory.
     :returns: the opened file, or the tree in memory.
@@ -84,7 +88,7 @@ def export_posterior(
             tree = export_posterior(
                 vae, images, draws=draws, resample=resample, moment_draws=moment_draws, units=units,
                 prior_samples=prior_samples, receptive_fields=receptive_fields, evidence=evidence,
-                evidence_images=evidence_images, refine=refine, gap=gap, transform=transform,
+                evidence_images=evidence_images, refine=refine, gap=gap, yardsticks=yardsticks, transform=transform,
                 path=Path(folder) / "posterior.nc", seed=seed,
             )  # fmt: skip
             with tree:
@@ -123,6 +127,8 @@ def export_posterior(
             if gap:
                 here = split[start : start + moments.chunk]
                 groups["gap"] = _gap(vae, moments.images(chunk), here, refine or GAP_STEPS, seed + 2 + start)
+            if yardsticks is not None:
+                groups["yardsticks"] = _yardsticks(yardsticks, chunk)
             writer.append(groups)
         moments.vae = vae
         writer.write(constants(vae, transform, prior_samples))
@@ -197,6 +203,12 @@ def _gap(vae: HVAE, x: Tensor, chosen: np.ndarray, steps: int, seed: int) -> xr.
         for name, row in values.items():
             row[chosen] = found[name]
     return xr.Dataset({name: ("image", row) for name, row in values.items()}, attrs=attrs)
+
+
+def _yardsticks(fitted: xr.Dataset, chunk: xr.Dataset) -> xr.Dataset:
+    values = (("yardstick", "image"), matched(fitted, np.asarray(chunk["x"].values)), {"units": "nats"})
+    attrs = {name: fitted.attrs[name] for name in ("sigma", "train", "dims", "yardsticks", "created")}
+    return xr.Dataset({"log_density": values}, {"yardstick": fitted["yardstick"].values.astype(object)}, attrs)
 
 
 def _receptive_fields(vae: HVAE, moments: Moments, dataset: xr.Dataset, count: int) -> dict[str, xr.Dataset]:

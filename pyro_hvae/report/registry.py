@@ -105,6 +105,8 @@ ANALYSES: dict[str, Analysis] = {
                 Headline("bound", ("natural", "elbo")),
                 Headline("bound", ("texture", "elbo")),
                 Headline("evidence"),
+                Headline("elbo_minus_yardstick"),
+                Headline("evidence_minus_yardstick"),
             ),
         ),
         Analysis(

@@ -95,6 +95,7 @@ def optional_schema(names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]
             ),
             ("image",),
         ),
+        "yardsticks": {"log_density": ("yardstick", "image")},
     }
 
 

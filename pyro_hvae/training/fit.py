@@ -181,7 +181,7 @@ def resume(
     config = directory.fit_config
     return fit(
         from_config(directory.config["vae"]),
-        _recorded_data(directory, images),
+        recorded_data(directory, images),
         objective=objective_from(directory.config["objective"]),
         steps=config.steps if steps is None else steps,
         batch=config.batch, learning_rate=config.learning_rate, beta=dict(config.beta), train=config.train, clip=config.clip,
@@ -191,13 +191,13 @@ def resume(
     )  # fmt: skip
 
 
-def _recorded_data(directory: RunDirectory, images: str | os.PathLike[str] | None = None) -> PatchData:
+def recorded_data(directory: RunDirectory, images: str | os.PathLike[str] | None = None) -> PatchData:
     """Cut the patches of a run again; the digest of the training set is compared by :func:`fit`."""
     provenance = directory.config["data"]["provenance"]
     options = provenance.get("options", {})
     if provenance.get("kind") != "natural" or provenance.get("source") == "array":
-        raise HVAEError(f"{directory.path} was trained on patches that cannot be cut again from its record; resume it with "
-                        "fit(vae, data, ..., resume=True) and the same data")  # fmt: skip
+        raise HVAEError(f"{directory.path} was trained on patches that cannot be cut again from its record; give the "
+                        "same ones: fit(vae, data, ..., resume=True), or yardstick --patches FILE")  # fmt: skip
     source = provenance["source"] if images is None else images
     if source != "embedded" and not os.path.exists(source):
         raise HVAEError(

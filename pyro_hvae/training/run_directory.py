@@ -4,6 +4,7 @@ config.json                         the pair, the training, the data and the ver
 transform.nc                        the whitening transform (absent for data that arrived preprocessed)
 heldout.nc                          held-out patches, the default images of export, evidence and audit
 history.nc                          training metrics by step, held-out evaluations
+yardsticks.nc                       what other densities reach on heldout.nc (`pyro-hvae yardstick`; absent until then)
 checkpoints/step-00001000.safetensors   parameters, optimizer, random state; the last two are kept
 """
 
@@ -27,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pyro_hvae.densities.matching import SCHEMA as YARDSTICKS
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE, from_config
 from pyro_hvae.stimuli import PatchData, Whitening
@@ -197,6 +199,20 @@ class RunDirectory:
         dataset = read_netcdf(self.path / "heldout.nc")
         text = {n: ("image", dataset[n].values.astype(str)) for n in ("source", "family", "split") if n in dataset}
         return dataset.assign_coords(text)
+
+    def write_yardsticks(self, found: xr.Dataset) -> None:
+        """Keep what :func:`~pyro_hvae.densities.yardsticks.yardsticks` gave on the held-out patches."""
+        write_netcdf(found, self.path / "yardsticks.nc")
+
+    def yardsticks(self) -> xr.Dataset | None:
+        """What :meth:`write_yardsticks` kept; None where there is nothing yet."""
+        file = self.path / "yardsticks.nc"
+        if not file.exists():
+            return None
+        found = read_netcdf(file)
+        if found.attrs.get("schema") != YARDSTICKS or "log_density" not in found:
+            raise HVAEError(f"{file} does not hold yardsticks; delete it and run `pyro-hvae yardstick {self.path}`")
+        return found.assign_coords(yardstick=found["yardstick"].values.astype(str))
 
     # -- history and checkpoints
 

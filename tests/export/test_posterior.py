@@ -21,6 +21,7 @@ from pyro_hvae.export.posterior import export_posterior
 from pyro_hvae.programs import HVAE, MarkovModel, TopDownGuide
 from pyro_hvae.sampling.diagnostics import pareto_k, share_trusted
 from pyro_hvae.sampling.linear_gaussian import linear_gaussian_posterior
+from pyro_hvae.stimuli import concatenate
 from pyro_hvae.storage.posterior_file import PosteriorWriter
 
 
@@ -427,3 +428,18 @@ def test_evidence_of_some_images_leaves_the_rest_unknown(tmp_path, monkeypatch, 
         assert evidence.attrs["estimator"] == "importance sampling" and evidence.attrs["images"] == 7
         xr.testing.assert_identical(plain["posterior_moments"].to_dataset(), tree["posterior_moments"].to_dataset())
     assert "evidence" not in plain
+
+
+@pytest.mark.parametrize("name", ["posterior.nc", "posterior.zarr"])
+def test_yardsticks_are_kept_for_the_images_they_are_about(tmp_path, monkeypatch, name):
+    vae, data = small_pair(), small_data()
+    monkeypatch.setattr(moments_module, "MEMORY", 50_000)  # several chunks
+    fitted = hvae.yardsticks(data.train, data.test, sigma=0.4)
+    images = concatenate(data.train.isel(image=slice(7)), data.test.isel(image=slice(None, None, -1)))
+    with export_posterior(vae, images, yardsticks=fitted, path=tmp_path / name) as tree:
+        kept = tree["yardsticks"]
+        assert kept["log_density"].dims == ("yardstick", "image") and kept.attrs["sigma"] == 0.4
+        assert kept["yardstick"].values.tolist() == fitted["yardstick"].values.tolist()
+        assert kept["log_density"][:, :7].isnull().all()
+        np.testing.assert_allclose(kept["log_density"][:, 7:], fitted["log_density"][:, ::-1], rtol=1e-6)
+    assert "yardsticks" not in export_posterior(vae, data.test)

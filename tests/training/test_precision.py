@@ -37,7 +37,7 @@ def test_a_run_in_double_precision_is_loaded_and_goes_on_in_it(tmp_path):
 def test_the_record_suffices_to_resume_it(tmp_path, monkeypatch):
     whole = fit(double(), small_data(), steps=12, **QUICK).vae
     fit(double(), small_data(), steps=5, **QUICK, out=tmp_path / "run")
-    monkeypatch.setattr("pyro_hvae.training.fit._recorded_data", lambda *args: small_data())
+    monkeypatch.setattr("pyro_hvae.training.fit.recorded_data", lambda *args: small_data())
     resume(tmp_path / "run", steps=12, device="cpu", progress=False)
     for name, value in load(tmp_path / "run").state_dict().items():
         assert torch.equal(value, whole.state_dict()[name]), name
