@@ -41,8 +41,8 @@ class Recipe:
     guide: str | None = None
     recipe: str = "published"
     """Of the package, by name; what stands below is then left to it."""
-    top: str | None = None
-    """q(z2 | x) of the ladder guide, where it is not the default."""
+    guide_options: tuple[tuple[str, str], ...] = ()
+    """Of the ladder guide, where they are not the defaults."""
     families: tuple[str, ...] | None = None
     start: str = "default"
     after: str | None = None
@@ -65,6 +65,9 @@ _EXACT = dict(preset="LinearVAE20", families=("normal",), beta=None, gradient="r
 RECIPES = {
     "fast, ladder": _fast(guide="ladder"),
     "fast, ladder, longer": _fast(24_000, guide="ladder"),
+    "fast, ladder reading the image": _fast(guide="ladder", guide_options=(("reads", "image"),)),
+    "fast, ladder reading the image, full": _fast(guide="ladder", guide_options=(("reads", "image"), ("top", "full"))),
+    "fast, ladder, full": _fast(guide="ladder", guide_options=(("top", "full"),)),
     "fast": _fast(16_000),
     "fast, LinearVAE": _fast(preset="LinearVAE20"),
     "fast, LinearVAE, ladder": _fast(preset="LinearVAE20", guide="ladder"),
@@ -155,7 +158,7 @@ def begin(recipe: Recipe, data: PatchData, out: Path, seed: int, resumed: bool) 
         return hvae.build(
             recipe.preset, guide=recipe.guide, families=recipe.families, recipe=recipe.recipe, data=data, seed=seed,
             start="default" if resumed else start,
-            guide_options={} if recipe.top is None else {"top": recipe.top},
+            guide_options=dict(recipe.guide_options),
         )  # fmt: skip
     torch.manual_seed(seed)
     return hvae.start_from_energies(

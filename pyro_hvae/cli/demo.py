@@ -75,7 +75,7 @@ def _check(out: Path, overwrite: bool) -> None:
     if out.exists() and any(out.iterdir()):
         if not overwrite:
             raise HVAEError(f"{out} exists; use --overwrite to replace it, or another --out")
-        if kind_of(out / "top_down" / "config.json") != "pyro_hvae.run":
+        if kind_of(out / "ladder" / "config.json") != "pyro_hvae.run":
             raise HVAEError(f"{out} does not hold an earlier demo, so it is not overwritten; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
 
