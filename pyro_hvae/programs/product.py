@@ -201,9 +201,13 @@ def product(prior: torch.distributions.Distribution, center: Tensor, width: Tens
     if isinstance(prior, torch.distributions.Laplace):
         return LaplaceNormalProduct(prior.loc, prior.scale, center, width)
     if isinstance(prior, torch.distributions.Normal):
-        r2 = (prior.scale / width).square()
+        # 1/(1 + r²) and r²/(1 + r²) by way of the smaller of r and 1/r, whose square does not overflow
+        wide = width > prior.scale
+        r2 = torch.where(wide, prior.scale / width, width / prior.scale).square()
+        seen = torch.where(wide, r2, torch.ones_like(r2)) / (1 + r2)  # share of the evidence in the mean
         loc, center = torch.broadcast_tensors(prior.loc, center)
-        return dist.Normal(torch.lerp(loc, center, r2 / (1 + r2)), prior.scale / torch.sqrt(1 + r2))
+        narrower = torch.where(wide, prior.scale.expand_as(r2), width.expand_as(r2))
+        return dist.Normal(torch.lerp(loc, center, seen), narrower / torch.sqrt(1 + r2))
     raise HVAEError(
         f"a {type(prior).__name__} has no closed-form product with a Normal here; expected a Laplace or a Normal (inside "
         ".to_event(n) or not)"

@@ -123,7 +123,7 @@ def check_run_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 def _written_by_a_run(path: Path) -> list[Path]:
     """Files of an earlier run in a directory, its configuration last."""
-    names = ("transform.nc", "heldout.nc", "history.nc", "summary.json", "config.json")
+    names = ("transform.nc", "heldout.nc", "history.nc", "yardsticks.nc", "summary.json", "config.json")
     partials = [*path.glob(".*.partial"), *path.glob("checkpoints/.*.partial")]
     found = [*path.glob("checkpoints/step-*.safetensors"), *partials, *(path / name for name in names)]
     return [file for file in found if file.is_file()]

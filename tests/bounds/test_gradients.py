@@ -180,7 +180,7 @@ def naive_dreg(vae: HVAE, particles: int) -> Callable[[Tensor], Tensor]:
         drawn = trace_pair(vae.model, vae.guide, (x,), {}, particles)
         log_w = torch.stack([log_prob(site) for site in (drawn.latents | drawn.observed).values()]).sum(0)
         for name, site in sample_sites(drawn.guide, observed=False).items():
-            loc, scale = gradients.location_scale(name, site["fn"])
+            loc, scale = site["fn"].base_dist.loc, site["fn"].base_dist.scale
             family = {"laplace": dist.Laplace, "normal": dist.Normal}[vae.guide.families[int(name[1:]) - 1]]
             log_w = log_w - family(loc.detach(), scale.detach()).log_prob(site["value"]).sum(-1)
         weights = torch.softmax(log_w.detach(), 0)

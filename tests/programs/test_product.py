@@ -139,11 +139,10 @@ def test_gradients_in_single_precision_are_those_in_double():
             p = [v.detach().to(dtype).requires_grad_() for v in parameters(ratio, offset, scale, torch.float32)]
             found = quantities(LaplaceNormalProduct(*p))
             gradients[dtype] = {n: torch.autograd.grad(found[n], p, retain_graph=True) for n in names}
-        values = [v.item() for v in p]
+        unit = torch.stack([p[3], p[1], p[3], p[3]]).detach()  # places move by widths, sizes by themselves
         for name in names:
             single, double = (torch.stack([g.double() for g in gradients[d][name]]) for d in gradients)
-            size = double * torch.tensor(values).abs().clamp(min=values[3])  # of a relative change of each parameter
-            error = (single - double) * torch.tensor(values).abs().clamp(min=values[3])
+            size, error = double * unit, (single - double) * unit
             floor = 1e-6 * max(1.0, abs(found[name].item())) if name != "variance" else 1e-5 * found[name].item()
             assert bool(single.isfinite().all())
             assert error.abs().max() <= 1e-3 * size.abs().max() + floor, (name, ratio, offset, single, double)
@@ -170,8 +169,8 @@ def test_kl_to_another_laplace_and_density_by_quadrature():
         ((0.3, 0.7, 1.9, 0.5), (-0.4, 1.1)), ((0.3, 0.7, 1.9, 0.5), (2.4, 0.2)), ((-1.0, 2.0, -1.5, 3.0), (0.2, 0.5)),
         ((0.0, 0.1, 4.0, 1.0), (1.0, 1.0)), ((0.0, 5.0, 4.0, 0.3), (4.0, 1.0)), ((0.0, 5.0, -4.0, 0.3), (-4.1, 1.0)),
     ):  # fmt: skip
-        q, laplace = LaplaceNormalProduct(*map(torch.tensor, p)).expand(()), dist.Laplace(*map(torch.tensor, other))
-        q = LaplaceNormalProduct(*(torch.tensor(v, dtype=torch.float64) for v in p))
+        p, other = torch.tensor(p, dtype=torch.float64), torch.tensor(other, dtype=torch.float64)
+        q, laplace = LaplaceNormalProduct(*p), dist.Laplace(*other)
         unnormalised = dist.Laplace(p[0], p[1]).log_prob(z) + dist.Normal(p[2], p[3]).log_prob(z)
         assert torch.allclose(q.log_prob(z), unnormalised - q.log_normalizer, atol=1e-10)
         weight = q.log_prob(z).exp() * step
@@ -198,10 +197,10 @@ def test_limits():
 
 
 _numbers = st.tuples(
-    st.floats(-1e3, 1e3, width=32),
-    st.floats(1e-3, 1e3, width=32),
-    st.floats(-1e3, 1e3, width=32),
-    st.floats(-4, 4, width=32),
+    st.floats(-1e3, 1e3),
+    st.floats(1e-3, 1e3),
+    st.floats(-1e3, 1e3),
+    st.floats(-4, 4),
 )
 
 
@@ -243,7 +242,7 @@ def test_draws_move_with_the_parameters_at_a_fixed_quantile():
     for ratio, offset in itertools.product([1e-3, 0.3, 1.0, 3.0, 50.0], [0.0, 0.3, -2.0, 5.0, -30.0]):
         p = torch.stack(parameters(ratio, offset, 1.3, torch.float64))
         q = LaplaceNormalProduct(*p)
-        z = q.sample((40,))
+        z = q.sample((12,))
         keep = (q.cdf(z) > 1e-6) & (q.cdf(z) < 1 - 1e-6)
         for value in z[keep]:
             moving = p.clone().requires_grad_()
@@ -255,7 +254,7 @@ def test_draws_move_with_the_parameters_at_a_fixed_quantile():
                 exact = -(ends[0] - ends[1]) / (2 * h) / density
                 assert found[i].item() == pytest.approx(exact.item(), rel=1e-3, abs=1e-3 + 1e-10 / density.item())
                 checked += 1
-    assert checked > 2000
+    assert checked > 800
 
 
 def test_reparametrised_gradient_of_an_expectation():
@@ -296,10 +295,9 @@ def test_product_of_a_normal_adds_precisions_and_keeps_events():
         torch.tensor([0.5, -1.0]) / torch.tensor([4.0, 0.01]) + torch.tensor([1.0, 1.0]) / torch.tensor([0.25, 9.0])
     ) / precision
     assert torch.allclose(q.mean, mean) and torch.allclose(q.variance, 1 / precision)
-    extreme = product(dist.Normal(torch.zeros(2), torch.ones(2)), torch.full((2,), 2.0), torch.tensor([1e-20, 1e20]))
-    assert torch.equal(extreme.mean, torch.tensor([2.0, 0.0])) and torch.allclose(
-        extreme.scale, torch.tensor([1e-20, 1.0])
-    )
+    extreme = product(dist.Normal(torch.zeros(2), torch.ones(2)), torch.full((2,), 2.0), torch.tensor([1e-25, 1e25]))
+    assert torch.equal(extreme.mean, torch.tensor([2.0, 0.0]))
+    assert torch.allclose(extreme.scale, torch.tensor([1e-25, 1.0]), atol=0)
     laplace = product(dist.Laplace(torch.zeros(2), torch.ones(2)).to_event(1), torch.zeros(2), torch.ones(2))
     assert isinstance(laplace.base_dist, LaplaceNormalProduct) and laplace.event_shape == (2,)
     with pytest.raises(HVAEError, match="Gamma"):
@@ -336,8 +334,8 @@ def test_at_a_site_of_ones_own_it_trains():
     pyro.clear_param_store()
     torch.manual_seed(5)
     guide, x = Guide(), torch.tensor([1.2, 0.7, 1.6, 0.9])
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO(num_particles=20))
-    for _ in range(400):
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO(num_particles=4))
+    for _ in range(300):
         svi.step(x)
     # The exact posterior: the Laplace prior times a Normal around the mean of x.
     assert guide.center.item() == pytest.approx(x.mean().item(), abs=0.03)

@@ -7,7 +7,7 @@ from small import small_data
 
 import pyro_hvae as hvae
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.published import presets
+from pyro_hvae.published import build
 from pyro_hvae.training.ensemble import fit_ensemble
 from pyro_hvae.training.run_directory import load
 
@@ -18,7 +18,7 @@ QUICK = dict(steps=30, batch=20, learning_rate="0:1e-2,30:1e-3", log_every=10, e
 @pytest.fixture(autouse=True)
 def _small_presets(monkeypatch):
     """Presets of their published architecture over 4×4 patches."""
-    original = presets.build
+    original = build
 
     def small(name, **options):
         given = {k: v for k, v in options.items() if v is not None}

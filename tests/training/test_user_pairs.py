@@ -336,7 +336,7 @@ def test_resume_passes_on_how_the_run_computes(tmp_path, monkeypatch):
     fit(small_pair(), small_data(), **QUICK, out=tmp_path / "run", precision="bfloat16")
     given = {}
     monkeypatch.setattr("pyro_hvae.training.fit.fit", lambda vae, data, **options: given.update(options))
-    monkeypatch.setattr("pyro_hvae.training.fit.recorded_data", lambda directory: small_data())
+    monkeypatch.setattr("pyro_hvae.training.fit.recorded_data", lambda *arguments: small_data())
     monkeypatch.setattr("pyro_hvae.training.fit.from_config", lambda config: small_pair())
     resume_run(tmp_path / "run", compile=False)
     assert given["precision"] == "bfloat16" and given["compile"] is False
