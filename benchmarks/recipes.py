@@ -64,7 +64,7 @@ _THIRD = dict(steps=6666, learning_rate="0:1e-3,4000:1e-3,6666:1e-4", beta="0:0.
 _EXACT = dict(preset="LinearVAE20", families=("normal",), beta=None, gradient="rao_blackwell", start="linear_regime")
 RECIPES = {
     "fast, ladder": _fast(guide="ladder"),
-    "fast, ladder, longer": _fast(24_000, guide="ladder"),
+    "fast, ladder, longer": _fast(50_000, guide="ladder"),
     "fast, ladder reading the image": _fast(guide="ladder", guide_options=(("reads", "image"),)),
     "fast, ladder reading the image, full": _fast(guide="ladder", guide_options=(("reads", "image"), ("top", "full"))),
     "fast, ladder, full": _fast(guide="ladder", guide_options=(("top", "full"),)),

@@ -130,6 +130,14 @@ def works(device: str) -> list[Work]:
             "Pyro SVI, TraceMeanField_ELBO": lambda x: PyroSVI(made("TDVAE20"), pyro.infer.TraceMeanField_ELBO()),
             "matrix products alone": lambda x: Products(made("TDVAE20"), elbo, x),
         }),
+        Work("TDVAE20 with the ladder guide, batch 400, ELBO", 400, 400, ("published guide",), {
+            "published guide": lambda x: Ours(made("TDVAE20"), elbo, x),
+            "published guide, rao_blackwell": lambda x: Ours(made("TDVAE20"), hvae.ELBO(gradient="rao_blackwell"), x),
+            "ladder guide, rao_blackwell": lambda x: Ours(
+                made("TDVAE20", guide="ladder"), hvae.ELBO(gradient="rao_blackwell"), x
+            ),
+            "ladder guide, drawn": lambda x: Ours(made("TDVAE20", guide="ladder"), elbo, x),
+        }),
         Work("TDVAE40, batch 128, ELBO", 128, 1600, ("hand-written",), {
             "pyro_hvae, compiled": lambda x: Ours(made("TDVAE40"), elbo, x),
             "hand-written": lambda x: HandWritten(made("TDVAE40")),

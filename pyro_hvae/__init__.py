@@ -18,11 +18,11 @@ from typing import Any
 
 _HOMES = {
     "pyro_hvae.programs": (
-        "HVAE", "BottomUpGuide", "GenerativeModel", "LinearModel", "MarkovModel", "MeanFieldGuide", "Program", "SkipModel",
-        "TopDownGuide",
+        "HVAE", "BottomUpGuide", "GenerativeModel", "LadderGuide", "LaplaceNormalProduct", "LinearModel", "MarkovModel",
+        "MeanFieldGuide", "Program", "SkipModel", "TopDownGuide",
     ),
     "pyro_hvae.published": ("PRESETS", "build"),
-    "pyro_hvae.starts": ("start_from_energies", "start_in_linear_regime"),
+    "pyro_hvae.starts": ("start_from_energies", "start_from_ica", "start_in_linear_regime"),
     "pyro_hvae.bounds.objectives": ("ELBO", "ImportanceWeightedELBO", "RenyiELBO"),
     "pyro_hvae.training.schedules": ("Schedule",),
     "pyro_hvae.training.fit": ("fit",),

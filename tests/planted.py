@@ -193,7 +193,11 @@ def add_gap(tree: xr.DataTree, images: int = 40) -> None:
     known = np.where(np.arange(n) < images, 2.0 * (np.arange(n) % 2), np.nan)  # mean 1, variance 1
     parts = {"amortisation_z1": 0.5, "amortisation_upper": 3.0, "family_z1": 0.25, "family_upper": 1.0}
     rows = {name: size * known for name, size in parts.items()}
-    rows |= {"elbo": tree["bound"]["elbo"].values + 0 * known, "standard_error": 0.1 + 0 * known, "pareto_k": 0.5 + 0 * known}
+    rows |= {
+        "elbo": tree["bound"]["elbo"].values + 0 * known,
+        "standard_error": 0.1 + 0 * known,
+        "pareto_k": 0.5 + 0 * known,
+    }
     rows["log_evidence"] = rows["elbo"] + sum(parts.values()) * known
     attrs = {"refinement_steps": 200, "num_particles": 1000, "seed": 0, "family": "by layer"}
     tree["gap"] = xr.DataTree(xr.Dataset({name: ("image", row) for name, row in rows.items()}, attrs=attrs))

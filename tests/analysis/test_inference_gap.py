@@ -29,7 +29,9 @@ def test_planted_parts_come_back_with_their_errors(planted, edit):
 def test_natural_and_texture_images_stand_apart(planted, edit):
     def change(tree):
         add_gap(tree, images=tree["bound"].sizes["image"])
-        tree["gap"]["family_z1"] = tree["gap"]["family_z1"] + 7.0 * (np.arange(tree["bound"].sizes["image"]) >= planted.natural)
+        tree["gap"]["family_z1"] = tree["gap"]["family_z1"] + 7.0 * (
+            np.arange(tree["bound"].sizes["image"]) >= planted.natural
+        )
 
     with open_posterior(edit(planted.path, change)) as tree:
         found = inference_gap(tree)

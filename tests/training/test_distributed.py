@@ -26,7 +26,8 @@ SCRIPT = textwrap.dedent(
     from pyro_hvae.training import training_loop as module
     torch.set_num_threads(1)
     out, kind, options = sys.argv[1], sys.argv[2], eval(sys.argv[3])
-    bounds = {"elbo": hvae.ELBO(), "dreg": hvae.ImportanceWeightedELBO(3, gradient="dreg")}
+    bounds = {"elbo": hvae.ELBO(), "dreg": hvae.ImportanceWeightedELBO(3, gradient="dreg"),
+              "ladder": hvae.ELBO(gradient="rao_blackwell")}
     at, mine = options.pop("kill", (None, None))
     if mine is not None and int(os.environ["RANK"]) == mine:
         class Killed(module.TrainingStep):
@@ -37,7 +38,10 @@ SCRIPT = textwrap.dedent(
                 super().__call__(x)
                 self.calls += 1
         module.TrainingStep = Killed
-    run = hvae.fit(small_pair(), small_data(), objective=bounds[kind], out=out, **options)
+    vae = small_pair()
+    if kind == "ladder":
+        vae = vae.with_guide("ladder", hidden_x=((8,), (5,)))
+    run = hvae.fit(vae, small_data(), objective=bounds[kind], out=out, **options)
     print("ended", os.environ["RANK"], run.step, run.interrupted, float(run.history.bound[-1]))
     """
 )
@@ -60,17 +64,26 @@ def script(tmp_path_factory):
     return file
 
 
-@pytest.mark.parametrize("kind", ["elbo", pytest.param("dreg", marks=pytest.mark.slow)])
+def ladder_pair():
+    return small_pair().with_guide("ladder", hidden_x=((8,), (5,)))
+
+
+@pytest.mark.parametrize("kind", ["elbo", "ladder", pytest.param("dreg", marks=pytest.mark.slow)])
 def test_the_course_of_two_processes_is_that_of_one(tmp_path, script, kind):
     ended = launch(tmp_path / "two", kind, OPTIONS, program=(script,))
     assert ended.stdout.count("ended") == 2, ended.stderr[-2000:]
-    objective = {"elbo": hvae.ELBO(), "dreg": hvae.ImportanceWeightedELBO(3, gradient="dreg")}[kind]
-    alone = fit(small_pair(), small_data(), objective=objective, out=tmp_path / "one", **OPTIONS)
+    objectives = {
+        "elbo": hvae.ELBO(),
+        "dreg": hvae.ImportanceWeightedELBO(3, gradient="dreg"),
+        "ladder": hvae.ELBO(gradient="rao_blackwell"),
+    }
+    make = ladder_pair if kind == "ladder" else small_pair
+    alone = fit(make(), small_data(), objective=objectives[kind], out=tmp_path / "one", **OPTIONS)
     history = RunDirectory.open(tmp_path / "two").history()
     np.testing.assert_allclose(history.bound, alone.history.bound, rtol=1e-3)
     np.testing.assert_allclose(history.test_elbo, alone.history.test_elbo, rtol=1e-3)
     np.testing.assert_array_equal(history.clipped, alone.history.clipped)
-    for p, q in zip(load(tmp_path / "two", vae=small_pair()).parameters(), alone.vae.parameters(), strict=True):
+    for p, q in zip(load(tmp_path / "two", vae=make()).parameters(), alone.vae.parameters(), strict=True):
         assert (q - p).norm() <= 0.03 * p.norm() + 1e-3  # as wholes: Adam moves elements without gradient by rounding
 
 
