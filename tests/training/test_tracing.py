@@ -199,9 +199,9 @@ def outer(event):
     return event
 
 
-@pytest.mark.parametrize(("guide", "gradient", "most"), [("top_down", "standard", 80), ("ladder", "rao_blackwell", 80)])
+@pytest.mark.parametrize(("guide", "gradient", "most"), [("top_down", "standard", 80), ("ladder", "rao_blackwell", 45)])
 def test_no_host_synchronisation_and_few_operations_in_a_compiled_step(guide, gradient, most):
-    """TDVAE20 at its published size and batch. At most 80 dispatched operations a step, of which none waits."""
+    """TDVAE20 at its published size and batch: few dispatched operations a step, of which none waits."""
     vae = hvae.build("TDVAE20", guide=guide, seed=0)
     step = make_step(vae, hvae.ELBO(gradient=gradient), clip=1e6, skip=1e9)
     x = torch.randn(400, 400)
@@ -211,7 +211,7 @@ def test_no_host_synchronisation_and_few_operations_in_a_compiled_step(guide, gr
         step(x)
     events = [e for e in recorded.events() if e.name.startswith("aten::")]
     outermost = [e.name for e in events if outer(e) is e]
-    assert 30 < len(outermost) <= most, outermost
+    assert 20 < len(outermost) <= most, outermost
     # The fused update on a CPU reads its learning rate as a number, on CUDA by its pointer: nothing to wait for in either.
     waiting = [e for e in events if e.name in ("aten::_local_scalar_dense", "aten::equal", "aten::nonzero")]
     assert all("_fused_adam_" in outer(e).name for e in waiting), [outer(e).name for e in waiting]
