@@ -35,6 +35,8 @@ _HOMES = {
     "pyro_hvae.sampling.gibbs": ("gibbs",),
     "pyro_hvae.export.audit": ("audit",),
     "pyro_hvae.export.posterior": ("export_posterior",),
+    "pyro_hvae.export.packing": ("pack",),
+    "pyro_hvae.export.references": ("load_reference", "references"),
     "pyro_hvae.densities.yardsticks": ("yardsticks",),
     "pyro_hvae.storage.posterior_file": ("open_posterior",),
     "pyro_hvae.errors": ("HVAEError",),

@@ -277,6 +277,11 @@ def _directory(
         raise HVAEError("resume goes on with a run and overwrite replaces it; give one of them")
     if resume:
         directory = RunDirectory.open(out)
+        if directory.packed:
+            raise HVAEError(
+                f"{out} is a packed run, without optimizer and random state, so it cannot be resumed; start from its "
+                "parameters instead: hvae.fit(hvae.load(...), ...), or --from on the command line"
+            )
         if directory.fingerprint != fingerprint(described):
             ours = json.loads(json.dumps(comparable(described)))  # as the run's went through JSON
             found = differences(ours, comparable(directory.config))

@@ -6,6 +6,7 @@ heldout.nc                          held-out patches, the default images of expo
 history.nc                          training metrics by step, held-out evaluations
 yardsticks.nc                       what other densities reach on heldout.nc (`pyro-hvae yardstick`; absent until then)
 checkpoints/step-00001000.safetensors   parameters, optimizer, random state; the last two are kept
+model.safetensors                   instead of checkpoints: parameters alone, of a packed run (`pyro-hvae pack`)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from pyro_hvae.training.config import FitConfig
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.run", 1
 KEPT_CHECKPOINTS = 2
 HELD_OUT = 10_000
+WEIGHTS = "model.safetensors"
 _CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -89,6 +91,11 @@ class Checkpoint:
             raise HVAEError(f"{path}: not a checkpoint of this version of pyro_hvae (found {meta or 'no description'})")
         return cls(int(meta["step"]), tensors, meta["configuration"])
 
+    def as_of(self, dtype: str) -> Checkpoint:
+        """The same with floating point tensors in the precision of the pair: half precision is for storage alone."""
+        kind = getattr(torch, dtype)
+        return replace(self, tensors={n: t.to(kind) if t.is_floating_point() else t for n, t in self.tensors.items()})
+
     def load_into(self, vae: HVAE) -> None:
         """Give the pair the checkpoint's parameters; an error names what does not fit."""
         state = {name[len("vae."):]: t for name, t in self.tensors.items() if name.startswith("vae.")}  # fmt: skip
@@ -115,6 +122,8 @@ def check_run_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
         if not overwrite:
             raise HVAEError(f"{path} exists; use overwrite=True (--overwrite) to replace it, resume=True (--resume) to go "
                             "on with it, or another directory")  # fmt: skip
+        if (path / WEIGHTS).exists():
+            raise HVAEError(f"{path} is a packed run, which is not overwritten; choose another directory, or delete it")
         if kind_of(path / "config.json") != SCHEMA:
             raise HVAEError(
                 f"{path} is not a run directory (no config.json of {SCHEMA}), so it is not overwritten; choose another"
@@ -228,8 +237,15 @@ class RunDirectory:
         """Checkpoint files, oldest first."""
         return checkpoint_files(self.path / "checkpoints")
 
+    @property
+    def packed(self) -> bool:
+        """Whether this is a packed run: parameters alone, with which nothing can be resumed."""
+        return (self.path / WEIGHTS).is_file()
+
     def latest(self) -> Checkpoint:
-        """The newest checkpoint."""
+        """The newest checkpoint, or the parameters of a packed run."""
+        if self.packed:
+            return Checkpoint.read(self.path / WEIGHTS).as_of(self.config["vae"].get("dtype", "float32"))
         if not (paths := self.checkpoints()):
             raise HVAEError(f"{self.path} has no checkpoint yet; start the run again with overwrite=True (--overwrite)")
         return Checkpoint.read(paths[-1])

@@ -1,0 +1,181 @@
+"""The papers' findings on natural images: train, export, measure, and say what holds.
+
+    python benchmarks/reproduce --images van_hateren --textures textures --out runs/reproduce     # `make reproduce`
+    python benchmarks/reproduce --small --out runs/reproduce-small                                # `make reproduce-small`
+
+Every run is restartable: what is done is not done again, a run that was stopped goes on from its checkpoint. Each result lands
+as one row in ``--results``, and the tables of ``docs/reproduction.md`` are written anew after each. All systems come with their
+first seed before any comes with its second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from claims import CLAIMS, SMALL_CLAIMS, judged
+from measuring import measure
+from systems import System, small_systems, systems
+
+import pyro_hvae as hvae
+from pyro_hvae.stimuli import PatchData, natural_patches, texture_patches
+from pyro_hvae.training.run_directory import RunDirectory
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "reproduction.json"
+PAGE = ROOT / "docs" / "reproduction.md"
+INTENSITIES = ("own", "natural")
+"""How texture photographs reach the model; the first is the literal reading of [C22]."""
+
+
+def patches(arguments: argparse.Namespace, size: int, train: int) -> PatchData:
+    """Natural patches of a size, cut once."""
+    file = arguments.out / f"patches-{size}-{train}.nc"
+    if not file.exists():
+        natural_patches(size=size, source=arguments.images, train=train, test=10_000).save(file)
+    return PatchData.load(file)
+
+
+def labelled(arguments: argparse.Namespace, data: PatchData) -> dict[str, PatchData]:
+    """Texture patches under every preprocessing."""
+    return {
+        intensity: texture_patches(
+            data.size, arguments.textures, transform=data.transform, train=2500, test=1500, seed=1, intensity=intensity
+        )
+        for intensity in INTENSITIES
+    }
+
+
+def trained(system: System, seed: int, data: PatchData, folder: Path) -> tuple[hvae.HVAE, float]:
+    """The pair of a run that is finished, or is finished now; and the seconds this took."""
+    began = time.perf_counter()
+    resumed = bool(list((folder / "checkpoints").glob("step-*.safetensors")))
+    if resumed and RunDirectory.open(folder).latest().step >= system.steps:
+        return hvae.load(folder), 0.0
+    vae = hvae.build(
+        system.preset, recipe="fast", data=data, seed=seed, start="default" if resumed else None, **system.options
+    )
+    beta = None
+    if system.beta2 is not None:
+        beta = {"z2": f"0:{0.1 * system.beta2:g},{system.steps // 2}:{system.beta2:g}"}
+    run = hvae.fit(
+        vae, data, steps=system.steps, beta=beta, seed=seed, out=folder, resume=resumed,
+        overwrite=not resumed and folder.exists(), log_every=100, evaluate_every=1000, checkpoint_every=500,
+    )  # fmt: skip
+    if run.interrupted:
+        raise SystemExit(f"{folder.name}: interrupted at step {run.step}; the same command goes on")
+    return vae, time.perf_counter() - began
+
+
+def folder_name(system: System, seed: int) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"{system.name}-seed{seed}").strip("-")
+
+
+def remaining(todo: list[tuple[System, int]], seconds: dict[str, float]) -> str:
+    """What is left, judged by runs of the same system or else of any."""
+    known = list(seconds.values())
+    if not known:
+        return f"{len(todo)} runs"
+    total = sum(seconds.get(system.name, sum(known) / len(known)) for system, _ in todo)
+    return f"{len(todo)} runs, about {total / 3600:.1f} h"
+
+
+def write_page(results: dict[str, Any]) -> None:
+    """Put the tables between their marks in the page."""
+    rows = {name: list(seeds.values()) for name, seeds in results["rows"].items()}
+    lines = ["| claim | source | theirs | ours | verdict | counts as holding if |", "|---|---|---|---|---|---|"]
+    for claim, text, verdict in judged(CLAIMS, rows):
+        mark = f"**{verdict}**" if verdict != "not tested" else verdict
+        lines.append(f"| {claim.statement} | {claim.source} | {claim.theirs} | {text} | {mark} | {claim.rule} |")
+    page = PAGE.read_text(encoding="utf-8")
+    for name, text in (("claims", "\n".join(lines)), ("systems", systems_table(results["rows"]))):
+        page = re.sub(
+            f"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=text: m[1] + t + "\n" + m[2], page, flags=re.S
+        )
+    PAGE.write_text(page, encoding="utf-8")
+
+
+COLUMNS = {
+    "steps": ("steps", ",.0f"), "ELBO": ("elbo, natural", ".1f"), "log p(x)": ("log p(x), natural", ".1f"),
+    "active z1": ("active z1", ".0f"), "localized": ("localized z1", ".0f"), "active z2": ("active z2", ".0f"),
+    "KL z2": ("z2_kl, natural", ".1f"),
+    "z2 decodes": ("decode z2 mean, own", ".2f"), "z1": ("decode z1 mean, own", ".2f"),
+    "noise corr.": ("decode z1 noise correlations, own", ".2f"), "norm": ("decode norm, own", ".2f"),
+    "pixels": ("decode pixels, own", ".2f"),
+    "inside": ("slope inside, r = 5", ".2f"), "outside": ("slope outside, r = 5", ".2f"),
+    "k-hat < 0.7": ("k-hat < 0.7", ".0%"), "min": ("minutes", ".1f"),
+}  # fmt: skip
+
+
+def systems_table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
+    lines = ["| system | seed | " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * (len(COLUMNS) + 1) + "|"]
+    for name, seeds in rows.items():
+        for seed, row in seeds.items():
+            cells = [
+                format(row[key], spec) if key in row and row[key] == row[key] else "–" for key, spec in COLUMNS.values()
+            ]
+            lines.append(f"| {name} | {seed} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", default="embedded", help="photographs: embedded, or a folder")
+    parser.add_argument("--textures", default="embedded", help="texture photographs: embedded, or a folder")
+    parser.add_argument("--small", action="store_true", help="fewer systems, patches and steps; writes no page")
+    parser.add_argument("--only", nargs="*", default=[], metavar="SYSTEM", help="systems by name")
+    parser.add_argument("--seeds", nargs="*", type=int, help="of the systems' seeds, these alone")
+    parser.add_argument("--page", action="store_true", help="write the tables from the results, and train nothing")
+    parser.add_argument(
+        "--results", type=Path, help=f"default: {RESULTS.relative_to(ROOT)}, for --small OUT/results.json"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
+    arguments = parser.parse_args()
+    file = arguments.results or (arguments.out / "results.json" if arguments.small else RESULTS)
+    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": {}}
+    if arguments.page:
+        return write_page(results)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    known = small_systems() if arguments.small else systems()
+    for name in arguments.only:
+        if name not in {s.name for s in known}:
+            parser.error(f"unknown system {name!r}; known: {'; '.join(s.name for s in known)}")
+    chosen = [s for s in known if not arguments.only or s.name in arguments.only]
+    plan = sorted(((s, seed) for s in chosen for seed in s.seeds), key=lambda entry: entry[1])
+    plan = [(s, seed) for s, seed in plan if arguments.seeds is None or seed in arguments.seeds]
+    todo = [(s, seed) for s, seed in plan if str(seed) not in results["rows"].get(s.name, {})]
+    seconds = {name: max(row["minutes"] for row in rows.values()) * 60 for name, rows in results["rows"].items()}
+    results |= {
+        "images": Path(arguments.images).name,
+        "textures": Path(arguments.textures).name,
+        "torch": torch.__version__,
+    }
+    while todo:
+        system, seed = todo[0]
+        print(f"{system.name}, seed {seed}; {remaining(todo, seconds)} to go", flush=True)
+        began = time.perf_counter()
+        size = 40 if system.preset.endswith(("40", "40n")) else 20
+        data = patches(arguments, size, system.train_patches)
+        folder = arguments.out / folder_name(system, seed)
+        vae, training = trained(system, seed, data, folder)
+        measured = measure(vae, data, labelled(arguments, data), folder, seed)
+        row = {"steps": system.steps, "minutes": training / 60, **measured}
+        results["rows"].setdefault(system.name, {})[str(seed)] = {k: round(float(v), 5) for k, v in row.items()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(results, indent=1) + "\n")
+        if file == RESULTS:
+            write_page(results)
+        seconds[system.name] = time.perf_counter() - began
+        todo = todo[1:]
+    rows = {name: list(seeds.values()) for name, seeds in results["rows"].items()}
+    for claim, text, verdict in judged(SMALL_CLAIMS if arguments.small else CLAIMS, rows):
+        print(f"{verdict:14s} {claim.statement} ({claim.source})\n               {text}")
+
+
+if __name__ == "__main__":
+    main()
