@@ -1,5 +1,6 @@
 """The command line: the whole path on embedded photographs, and the errors a user gets."""
 
+import html
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import xarray as xr
 from small import small_data
 
 from pyro_hvae.cli import main
+from pyro_hvae.stimuli import texture_patches
 from pyro_hvae.storage.posterior_file import open_posterior
 from pyro_hvae.training.run_directory import RunDirectory
 
@@ -40,12 +42,37 @@ def test_train_export_analyse(trained, tmp_path, capsys):
         families, counts = np.unique(tree["constant_data"]["family"].values.astype(str), return_counts=True)
         assert dict(zip(families, counts.tolist(), strict=True)) == {"": 40, "brick": 30, "grass": 30, "gravel": 30}
         assert json.loads(tree.attrs["configuration"])["training"]["fit"]["steps"] == 12
+        assert (tree.attrs["texture_intensity"], tree.attrs["texture_whitening"]) == ("own", "natural")
         assert int(tree["evidence"]["log_evidence"].notnull().sum()) == 9
         assert tree["constant_data"]["z1_receptive_field"].attrs["images"] == 5
     assert main(["analyse", str(posterior), "--out", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "report.html").read_text()
     assert "data:image/png;base64" in page and "TDVAE20" in page
+    assert "own intensity histogram matched to the unit normal, natural whitening" in html.unescape(page)
     assert "next: pyro-hvae analyse" in capsys.readouterr().out
+
+
+def test_textures_of_an_export_are_preprocessed_as_asked(trained, tmp_path, capsys):
+    posterior, textures = tmp_path / "posterior.nc", tmp_path / "textures.nc"
+    given = ["--moment-draws", "4", "--receptive-fields", "0", "--device", "cpu"]
+    assert main(["export", str(trained), "--out", str(posterior), "--limit", "5", "--texture-patches", "900",
+                 "--texture-intensity", "own_pooled", "--texture-whitening", "own", *given]) == 0  # fmt: skip
+    transform = RunDirectory.open(trained).transform()
+    with open_posterior(posterior) as tree:
+        assert (tree.attrs["texture_intensity"], tree.attrs["texture_whitening"]) == ("own_pooled", "own")
+        expected = texture_patches(
+            20, transform=transform, train=600, test=300, intensity="own_pooled", whitening="own"
+        )
+        np.testing.assert_array_equal(tree["observed_data"]["x"][5:605], expected.train["x"])
+    options = ["--train", "300", "--test", "90", "--intensity", "natural"]
+    assert main(["stimuli", "textures", "--transform", str(trained), "--out", str(textures), *options]) == 0
+    assert main(["export", str(trained), "--out", str(posterior), "--patches", str(textures), "--textures", "none",
+                 "--overwrite", *given]) == 0  # fmt: skip
+    with open_posterior(posterior) as tree:
+        assert (tree.attrs["texture_intensity"], tree.attrs["texture_whitening"]) == ("natural", "natural")
+    capsys.readouterr()
+    assert main(["export", str(trained), "--out", str(tmp_path / "no.nc"), "--texture-intensity", "owned"]) == 2
+    assert "unknown intensity 'owned'; did you mean 'own'? Known: natural, own, own_pooled." in capsys.readouterr().err
 
 
 def test_swapped_guide_is_trained_on_the_very_same_model(trained, tmp_path):

@@ -10,8 +10,11 @@ import xarray as xr
 
 from pyro_hvae.errors import HVAEError
 
-#: Root attributes of the posterior file that every result carries on.
-PROVENANCE = ("file", "preset", "model", "guide", "objective", "particles", "seed", "git_revision", "created")
+#: Root attributes of the posterior file that every result carries on, those that it has.
+PROVENANCE = (
+    "file", "preset", "model", "guide", "objective", "particles", "seed", "git_revision", "created", "texture_intensity",
+    "texture_whitening",
+)  # fmt: skip
 
 
 def result(

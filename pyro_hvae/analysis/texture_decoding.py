@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -27,6 +28,12 @@ FEW = 10  # features up to so many take the last of them, wider ones the best in
 FOLDS, JUDGED = 3, 1200  # ... over so many folds of at most so many training images
 MOST_UNITS = 100  # z1 units whose correlations are decoded
 CORRELATIONS = "z1_correlation"
+HISTOGRAMS = {
+    "own": "each family's own intensity histogram matched to the unit normal",
+    "own_pooled": "the families' pooled intensity histogram matched to the unit normal",
+    "natural": "intensity map of the natural photographs",
+}
+WHITENINGS = {"natural": "natural whitening", "own": "whitening fitted to the textures"}
 
 
 def log_norm(x: np.ndarray) -> np.ndarray:
@@ -72,7 +79,8 @@ def decode_family(
     Returns
     -------
     Dataset with ``accuracy (feature)`` and its 95% interval, ``accuracy_repeat (feature, repeat)``, ``confusion (feature,
-    family, decoded)`` (rows sum to one), ``penalty (feature)`` (inverse strength) and the attribute ``chance``. The interval
+    family, decoded)`` (rows sum to one), ``penalty (feature)`` (inverse strength) and the attributes ``chance`` and, where the
+    file has them, ``texture_intensity`` and ``texture_whitening``, without which floors do not compare. The interval
     adds two variances: of the test images (binomial within each family) and of the training set (delete-d jackknife over
     the repeats).
 
@@ -227,6 +235,14 @@ def _title(feature: str) -> str:
     return {"norm": "patch norm", CORRELATIONS: "z1 noise correlations"}.get(feature, feature.replace("_", " "))
 
 
+def texture_preprocessing(attrs: Mapping[Hashable, Any]) -> str:
+    """How the textures of a file were preprocessed, as a clause; says so where attributes of a result do not tell."""
+    intensity, whitening = (attrs.get(f"texture_{name}") for name in ("intensity", "whitening"))
+    if not intensity or not whitening:
+        return "not recorded in the file"
+    return f"{HISTOGRAMS.get(intensity, intensity)}, {WHITENINGS.get(whitening, whitening)}"
+
+
 @style.styled
 def plot_texture_decoding(dataset: xr.Dataset) -> style.Picture:
     """Accuracy of every feature with its interval over chance, and the confusion matrices of the latents."""
@@ -274,6 +290,7 @@ def plot_texture_decoding(dataset: xr.Dataset) -> style.Picture:
         f"{n['repeats']} balanced training subsets of {n['train_images']} images, n = {n['test_images']} test images; "
         "lines: 95% interval (test images and training subsets); dashed: chance, "
         f"{n['chance']:.2f}. Grey: read from the image itself; patch norm is contrast alone. "
+        f"Preprocessing of the textures: {texture_preprocessing(n)}. "
         "Right: confusion matrices, rows sum to one."
     )
     return style.Picture(figure, caption)

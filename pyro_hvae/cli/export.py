@@ -24,6 +24,15 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--texture-patches", type=int, default=3000, metavar="N", help="of which a third are for testing"
     )
+    parser.add_argument(
+        "--texture-intensity",
+        default="own",
+        metavar="MAP",
+        help="whose histogram is matched to the unit normal: own (of each family; the default), own_pooled, or natural",
+    )
+    parser.add_argument(
+        "--texture-whitening", default="natural", metavar="FIT", help="natural (the run's; the default) or own"
+    )
     parser.add_argument("--draws", type=int, default=0, metavar="N", help="posterior draws stored an image (0)")
     parser.add_argument(
         "--resample", type=int, metavar="K", help="choose each draw among K proposals by importance weight"
@@ -69,12 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
     from pyro_hvae.densities.matching import matched, outdated
     from pyro_hvae.export.posterior import export_posterior
     from pyro_hvae.stimuli import PatchData, concatenate, texture_patches
+    from pyro_hvae.stimuli.texture_preprocessing import check_texture_preprocessing
     from pyro_hvae.storage.posterior_file import SCHEMA
     from pyro_hvae.storage.writing import check_target
     from pyro_hvae.training.fit import torch_device
     from pyro_hvae.training.run_directory import RunDirectory, load
 
     check_target(arguments.out, overwrite=arguments.overwrite, schema=SCHEMA)
+    check_texture_preprocessing(arguments.texture_intensity, arguments.texture_whitening)
     source = Path(arguments.source)
     run_directory = RunDirectory.open(source.parent.parent if source.is_file() else source)
     vae = load(source).to(torch_device(arguments.device))
@@ -91,8 +102,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.textures != "none" and transform is not None:
         third = arguments.texture_patches // 3
         textures = texture_patches(
-            transform.size, arguments.textures, transform=transform, train=2 * third, test=third, seed=arguments.seed
-        )
+            transform.size, arguments.textures, transform=transform, train=2 * third, test=third, seed=arguments.seed,
+            intensity=arguments.texture_intensity, whitening=arguments.texture_whitening,
+        )  # fmt: skip
         sets += [textures.train, textures.test]
     tree = export_posterior(
         vae,

@@ -27,6 +27,7 @@ from pyro_hvae.export.refinement import refine as refine_guide
 from pyro_hvae.programs import HVAE, GenerativeModel
 from pyro_hvae.sampling.evidence import evidence_importance_sampling
 from pyro_hvae.stimuli import PatchData, Whitening
+from pyro_hvae.stimuli.patches import TEXTURE_ATTRIBUTES
 from pyro_hvae.storage import posterior_file
 from pyro_hvae.storage.provenance import git_revision, versions
 from pyro_hvae.storage.writing import check_target
@@ -108,6 +109,7 @@ def export_posterior(
         raise HVAEError(f"receptive_fields is a number of images, 0 for none; got {receptive_fields}")
     device = next(vae.parameters()).device
     attrs = _attributes(vae, request, seed, refine)
+    attrs |= {name: dataset.attrs[name] for name in TEXTURE_ATTRIBUTES if name in dataset.attrs}
     partial = not isinstance(vae.model, GenerativeModel)
     writer = posterior_file.PosteriorWriter(path, attrs, overwrite=overwrite, partial=partial)
     devices = [device] if device.type == "cuda" else []

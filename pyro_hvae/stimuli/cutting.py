@@ -71,14 +71,14 @@ def cut(
     regions: Sequence[Region],
     counts: Sequence[int],
     size: int,
-    intensity: IntensityMap,
+    intensities: Sequence[IntensityMap],
     rng: np.random.Generator,
     alter: Alteration | None = None,
     centre: bool = False,
 ) -> Cut:
     """Cut `counts[i]` different patches at random positions of `regions[i]`, in random order over all regions.
 
-    Each region's luminance is matched by `intensity`, with the region's own median as its exposure; where `centre`, its
+    Region i's luminance is matched by `intensities[i]`, with the region's own median as its exposure; where `centre`, its
     mean is subtracted, and where `alter` is given, it is altered (with a stream of its own: positions stay the same).
     One photograph is in memory at a time.
     """
@@ -88,7 +88,7 @@ def cut(
     x = np.empty((total, size * size), np.float32)
     index, row, column = (np.empty(total, np.int32) for _ in range(3))
     start = 0
-    for i, (region, count) in enumerate(zip(regions, counts, strict=True)):
+    for i, (region, count, intensity) in enumerate(zip(regions, counts, intensities, strict=True)):
         slots = order[start : start + count]
         start += count
         matched = intensity(region.luminance(size))

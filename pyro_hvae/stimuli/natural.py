@@ -183,7 +183,7 @@ def _from_photographs(
     for split, regions, count, rng in zip(
         ("train", "test"), (training, testing), counts, train_and_test_generators(seed), strict=True
     ):
-        patches = cut(regions, count, size, intensity, rng)
+        patches = cut(regions, count, size, [intensity] * len(regions), rng)
         if transform is None:
             transform = Whitening.fit(patches.x, intensity, contrast=options["contrast"])
         names = np.array([region.photograph.name for region in regions])

@@ -20,6 +20,8 @@ from pyro_hvae.storage.stores import NetCDFStore
 from pyro_hvae.storage.writing import check_directory, check_target, replacing
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.patches", "1"
+#: How texture families were preprocessed (`texture_preprocessing.py`): attributes of a set that has them.
+TEXTURE_ATTRIBUTES = ("texture_intensity", "texture_whitening")
 _LABELS: dict[str, Any] = {"source": "", "family": "", "split": "", "row": -1, "column": -1}
 
 
@@ -57,7 +59,8 @@ def concatenate(*datasets: xr.Dataset) -> xr.Dataset:
     """Join patch datasets along `image`.
 
     A missing text label becomes `""`, a missing position -1, any other missing label (the orientation of a photograph)
-    NaN, and a missing mask True (every pixel shown). Raises `HVAEError` where patch sizes differ or a dataset has no
+    NaN, and a missing mask True (every pixel shown). How textures were preprocessed stays an attribute; where two sets
+    differ in it, both are named. Raises `HVAEError` where patch sizes differ or a dataset has no
     `x (image, pixel)`.
     """
     if not datasets:
@@ -76,7 +79,10 @@ def concatenate(*datasets: xr.Dataset) -> xr.Dataset:
         mask = np.concatenate([d["mask"].values if "mask" in d else np.ones(d["x"].shape, bool) for d in datasets])
     contract: dict[str, Any] = {name: labels.pop(name) for name in _LABELS}
     joined = patch_dataset(np.concatenate([d["x"].values for d in datasets]), mask=mask, **contract)
-    return joined.assign_coords({name: ("image", values) for name, values in labels.items()})
+    choices = {name: dict.fromkeys(d.attrs[name] for d in datasets if name in d.attrs) for name in TEXTURE_ATTRIBUTES}
+    return joined.assign_coords({name: ("image", values) for name, values in labels.items()}).assign_attrs(
+        {name: " and ".join(values) for name, values in choices.items() if values}
+    )
 
 
 def _label(dataset: xr.Dataset, name: str, datasets: tuple[xr.Dataset, ...]) -> np.ndarray:

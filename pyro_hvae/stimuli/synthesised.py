@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.controls import control as named_control
 from pyro_hvae.stimuli.displays import check_size
+from pyro_hvae.stimuli.intensity import IntensityMap
 from pyro_hvae.stimuli.patches import PatchData, patch_dataset
 from pyro_hvae.stimuli.seeds import train_and_test_generators
+from pyro_hvae.stimuli.texture_preprocessing import (
+    check_texture_preprocessing,
+    intensity_maps,
+    recorded,
+    texture_transform,
+)
 from pyro_hvae.stimuli.whitening import Whitening
 from pyro_hvae.storage.writing import replacing
 
@@ -104,10 +111,12 @@ def synthesised_patches(
     test_fraction: float = 1 / 3,
     centre: bool = True,
     control: str = "none",
+    intensity: str = "own",
+    whitening: str = "natural",
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
-    """Labelled patches of a folder of synthesised texture images, through `transform`, written to `out`.
+    """Labelled patches of a folder of synthesised texture images, preprocessed and written to `out`.
 
     `images`
         A folder made by `pyro_hvae.synthesis`. The last `test_fraction` of the images of every family (at least one)
@@ -117,10 +126,14 @@ def synthesised_patches(
         places.
     `centre`, `control`
         As for `texture_patches`, applied to each image.
+    `intensity`, `whitening`
+        As for `texture_patches`: fitted on the training images of each family, and on the training patches.
 
     Memory does not grow with the number of patches: 8192 are held at once, and one image. `source` names the image.
-    Raises `HVAEError` for a folder where images are missing, a transform of another size, more patches than places.
+    Raises `HVAEError` for a folder where images are missing, a transform of another size, an unknown choice, more patches
+    than places.
     """
+    check_texture_preprocessing(intensity, whitening)
     check_size(transform, size)
     if not 0 < test_fraction < 1:
         raise HVAEError(f"test_fraction is {test_fraction}; expected a number between 0 and 1.")
@@ -133,25 +146,36 @@ def synthesised_patches(
     held_out = min(per_family - 1, max(1, round(per_family * test_fraction)))
     everything = synthesised_images(folder)
     side = everything[0].luminance().shape
-    chunks, counts = {}, {}
+    images_of, plans = {}, {}
     for split, total, rng in zip(("train", "test"), (train, test), train_and_test_generators(seed), strict=True):
-        of_split = [i for i in everything if (i.number >= per_family - held_out) == (split == "test")]
-        plan = _plan(of_split, total, side, size, split, rng)
-        counts[split] = len(plan)
-        chunks[split] = _cut(of_split, plan, split, transform, centre, control, seed)
+        images_of[split] = [i for i in everything if (i.number >= per_family - held_out) == (split == "test")]
+        plans[split] = _plan(images_of[split], total, side, size, split, rng)
+    reads = {
+        family: [image.luminance for image in images_of["train"] if image.family == family]
+        for family in manifest["families"]
+    }
+    maps = intensity_maps(intensity, reads, transform)
+
+    def matched(split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return _matched(images_of[split], plans[split], size, maps, centre, control, seed)
+
+    used = texture_transform(intensity, whitening, maps, lambda: (x for _, x in matched("train")), transform)
+    chunks = {split: _whitened(images_of[split], split, used, matched(split)) for split in plans}
+    counts = {split: len(plan) for split, plan in plans.items()}
     options = {
         "size": size,
         "test_fraction": test_fraction,
         "centre": centre,
         "control": control,
+        "intensity": intensity,
+        "whitening": whitening,
         "seed": seed,
         "transform": transform.options,
     }
     provenance = {"kind": "synthesised", "synthesis": manifest, "options": options, **counts}
     nothing = np.empty((0, size**2))
-    empty = PatchData(
-        patch_dataset(nothing, split="train"), patch_dataset(nothing, split="test"), transform, size, provenance
-    )
+    none = {split: recorded(patch_dataset(nothing, split=split), intensity, whitening) for split in plans}
+    empty = PatchData(none["train"], none["test"], used, size, provenance)
     return empty.write(out, chunks, overwrite=overwrite)
 
 
@@ -182,24 +206,23 @@ def _plan(
     return joined[rng.permutation(len(joined))]
 
 
-def _cut(
+def _matched(
     images: list[SynthesisedImage],
     plan: np.ndarray,
-    split: str,
-    transform: Whitening,
+    size: int,
+    maps: Mapping[str, IntensityMap],
     centre: bool,
     control: str,
     seed: int,
-) -> Iterator[xr.Dataset]:
-    size, alter = transform.size, named_control(control)
-    names = np.array([image.name for image in images])
-    families = np.array([image.family for image in images])
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Parts of the plan with their matched patches (patch, pixel)."""
+    alter = named_control(control)
     for start in range(0, len(plan), CHUNK):
         part = plan[start : start + CHUNK]
         x = np.empty((len(part), size**2), np.float32)
         for index in np.unique(part[:, 0]):
             image = images[index]
-            matched = transform.match_intensity(image.luminance())
+            matched = maps[image.family](image.luminance())
             if centre:
                 matched -= matched.mean()
             if alter:
@@ -208,6 +231,18 @@ def _cut(
             here = part[:, 0] == index
             windows = sliding_window_view(matched, (size, size))
             x[here] = windows[part[here, 1], part[here, 2]].reshape(-1, size**2)
+        yield part, x
+
+
+def _whitened(
+    images: list[SynthesisedImage],
+    split: str,
+    transform: Whitening,
+    matched: Iterator[tuple[np.ndarray, np.ndarray]],
+) -> Iterator[xr.Dataset]:
+    names = np.array([image.name for image in images])
+    families = np.array([image.family for image in images])
+    for part, x in matched:
         yield patch_dataset(
             transform(x), split=split, source=names[part[:, 0]], family=families[part[:, 0]],
             row=part[:, 1], column=part[:, 2],

@@ -1,19 +1,27 @@
-"""Texture families: labelled patches of photographs of textures, through the transform of a natural-image run."""
+"""Texture families: labelled patches of photographs of textures, preprocessed for a natural-image run."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-import xarray as xr
 
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.controls import control as named_control
-from pyro_hvae.stimuli.cutting import Alteration, Region, cut, halves
+from pyro_hvae.stimuli.cutting import Alteration, Cut, Region, cut, halves
+from pyro_hvae.stimuli.intensity import IntensityMap
 from pyro_hvae.stimuli.natural import describe
 from pyro_hvae.stimuli.patches import PatchData, patch_dataset
 from pyro_hvae.stimuli.seeds import train_and_test_generators
 from pyro_hvae.stimuli.sources import EMBEDDED_TEXTURES, open_source
+from pyro_hvae.stimuli.texture_preprocessing import (
+    check_texture_preprocessing,
+    intensity_maps,
+    recorded,
+    texture_transform,
+)
 from pyro_hvae.stimuli.whitening import Whitening
 
 
@@ -30,8 +38,10 @@ def texture_patches(
     test_fraction: float = 1 / 3,
     centre: bool = True,
     control: str = "none",
+    intensity: str = "own",
+    whitening: str = "natural",
 ) -> PatchData:
-    """Labelled patches of texture photographs, one family each, passed unchanged through `transform`.
+    """Labelled patches of texture photographs, one family each, preprocessed for a run whose images went through `transform`.
 
     `source`: `"embedded"` (brick, grass, gravel of scikit-image) or a folder of image files, whose names are the
     families. `train` and `test` are totals, shared equally: rounded down to a multiple of the number of families. Each
@@ -45,9 +55,19 @@ def texture_patches(
     control
         Replace every region by noise that keeps its `"spectrum"`, its `"histogram"`, or `"spectrum_and_histogram"`
         (`controls.py`), with patches at the same places; `"none"` leaves it.
+    intensity
+        Whose grand histogram is mapped to the unit normal: `"own"`, that of each family (Csikor et al. 2022, arXiv
+        2206.00436, Methods: texture sets by their own histograms); `"own_pooled"`, that of all families together;
+        `"natural"`, that of the photographs of `transform`. Fitted on the training regions only, with the exposure and
+        floor of `transform`.
+    whitening
+        `"natural"`, that of `transform`, or `"own"`, fitted in the same way on the training patches of this set.
 
-    Raises `HVAEError` for a transform of another size, and for photographs that are unfit.
+    The choice is in `provenance["options"]` and in the attributes `texture_intensity` and `texture_whitening` of both
+    sets. The result's `transform` holds the whitening used and, under `intensity="own"`, the natural intensity map.
+    Raises `HVAEError` for a transform of another size, an unknown choice, and for photographs that are unfit.
     """
+    check_texture_preprocessing(intensity, whitening)
     if transform.size != size:
         raise HVAEError(f"size is {size}, and the transform is for {transform.size}-pixel patches; they must agree.")
     if not 0 < test_fraction < 1:
@@ -63,10 +83,20 @@ def texture_patches(
     shapes, digests = describe(photographs, size)
     both = [halves(p, shape, size, test_fraction) for p, shape in zip(photographs, shapes, strict=True)]
     streams = train_and_test_generators(seed)
-    sets = [
-        _labelled([regions[i] for regions in both], total, split, transform, rng, alter, centre)
+    reads = {regions[0].photograph.name: [partial(regions[0].luminance, size)] for regions in both}
+    maps = intensity_maps(intensity, reads, transform)
+    cuts = [
+        _cut([regions[i] for regions in both], total, split, size, list(maps.values()), rng, alter, centre)
         for i, (split, total, rng) in enumerate(zip(("train", "test"), (train, test), streams, strict=True))
     ]
+    used = texture_transform(intensity, whitening, maps, lambda: [cuts[0].x], transform)
+    sets = []
+    for split, patches in zip(("train", "test"), cuts, strict=True):
+        names = np.array([photograph.name for photograph in photographs])[patches.region]
+        dataset = patch_dataset(
+            used(patches.x), split=split, source=names, family=names, row=patches.row, column=patches.column
+        )
+        sets.append(recorded(dataset, intensity, whitening))
     provenance = {
         "kind": "texture",
         "source": str(source),
@@ -83,24 +113,27 @@ def texture_patches(
             "seed": seed,
             "centre": centre,
             "control": control,
+            "intensity": intensity,
+            "whitening": whitening,
             "transform": transform.options,
         },
         "train": sets[0].sizes["image"],
         "test": sets[1].sizes["image"],
     }
-    return PatchData(sets[0], sets[1], transform, size, provenance)
+    return PatchData(sets[0], sets[1], used, size, provenance)
 
 
-def _labelled(
+def _cut(
     regions: list[Region],
     total: int,
     split: str,
-    transform: Whitening,
+    size: int,
+    maps: Sequence[IntensityMap],
     rng: np.random.Generator,
     alter: Alteration | None,
     centre: bool,
-) -> xr.Dataset:
-    each, size = total // len(regions), transform.size
+) -> Cut:
+    each = total // len(regions)
     if each < 1:
         raise HVAEError(f"{split}={total} is less than one patch for each of {len(regions)} families.")
     scarce = min(regions, key=lambda region: region.positions(size))
@@ -109,7 +142,4 @@ def _labelled(
             f"{each:,} {split} patches of each family asked for, and the {split} region of {scarce.photograph.name} "
             f"holds {scarce.positions(size):,} different ones; ask for fewer, or give larger photographs."
         )
-    patches = cut(regions, [each] * len(regions), size, transform.intensity, rng, alter, centre)
-    names = np.array([region.photograph.name for region in regions])[patches.region]
-    x = transform(patches.x)
-    return patch_dataset(x, split=split, source=names, family=names, row=patches.row, column=patches.column)
+    return cut(regions, [each] * len(regions), size, maps, rng, alter, centre)

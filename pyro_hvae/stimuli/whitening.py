@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,12 @@ CHUNK = 16_384  # patches whitened at once, so that memory stays bounded
 def kept_components(pixels: int) -> int:
     """floor(π/4 · pixels): 314 of 400, 1256 of 1600."""
     return math.floor(math.pi / 4 * pixels)
+
+
+def _check_count(count: int, pixels: int) -> None:
+    keep = kept_components(pixels)
+    if count <= keep:
+        raise HVAEError(f"{count} training patches cannot determine {keep} components; cut more than {keep}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,17 +80,38 @@ class Whitening:
         """
         flat = np.asarray(patches).reshape(len(patches), -1)
         count, pixels = flat.shape
-        keep = kept_components(pixels)
-        if count <= keep:
-            raise HVAEError(f"{count} training patches cannot determine {keep} components; cut more than {keep}.")
+        _check_count(count, pixels)
         mean = flat.mean(axis=0, dtype=np.float64)
         covariance = np.zeros((pixels, pixels))
         for start in range(0, count, CHUNK):
             centred = flat[start : start + CHUNK].astype(np.float64) - mean
             with threadpool_limits(1):
                 covariance += centred.T @ centred
+        return cls._of_moments(mean, covariance / count, intensity, contrast)
+
+    @classmethod
+    def fit_chunks(cls, chunks: Iterable[np.ndarray], intensity: IntensityMap, *, contrast: str = "none") -> Whitening:
+        """`fit` on patches that are not in memory together: `chunks` of matched training patches (image, pixel).
+
+        One pass in double precision, which is exact enough because matched intensities are near the unit normal. Raises as
+        `fit` does.
+        """
+        count, total, squares = 0, np.zeros(1), np.zeros((1, 1))
+        for chunk in chunks:
+            flat = np.asarray(chunk, np.float64).reshape(len(chunk), -1)
+            with threadpool_limits(1):
+                squares = squares + flat.T @ flat
+            count, total = count + len(flat), total + flat.sum(axis=0)
+        _check_count(count, total.size)
+        mean = total / count
+        return cls._of_moments(mean, squares / count - np.outer(mean, mean), intensity, contrast)
+
+    @classmethod
+    def _of_moments(cls, mean: np.ndarray, covariance: np.ndarray, intensity: IntensityMap, contrast: str) -> Whitening:
+        pixels = mean.size
+        keep = kept_components(pixels)
         with threadpool_limits(1):
-            eigenvalues, vectors = np.linalg.eigh(covariance / count)
+            eigenvalues, vectors = np.linalg.eigh(covariance)
         eigenvalues, vectors = eigenvalues[::-1], vectors[:, ::-1]
         if not eigenvalues[keep - 1] > 1e-7 * eigenvalues[0]:
             rank = int((eigenvalues > 1e-7 * eigenvalues[0]).sum())

@@ -14,6 +14,7 @@ from typing import Any
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.stimuli.examples import Example, texture_examples
 from pyro_hvae.stimuli.synthesised import image_path, read_manifest, synthesised_patches, write_image
+from pyro_hvae.stimuli.texture_preprocessing import check_texture_preprocessing
 from pyro_hvae.stimuli.whitening import Whitening
 from pyro_hvae.storage.writing import write_atomically
 from pyro_hvae.synthesis.portilla_simoncelli import plenoptic, portilla_simoncelli
@@ -102,6 +103,8 @@ def synthesised_textures(
     test_fraction: float = 1 / 3,
     centre: bool = True,
     control: str = "none",
+    intensity: str = "own",
+    whitening: str = "natural",
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
@@ -110,6 +113,7 @@ def synthesised_textures(
     Images that are in the folder are not made again, so an interrupted call goes on when repeated, and `overwrite`
     concerns the patches only. Delete the folder when no more patches are wanted of it.
     """
+    check_texture_preprocessing(intensity, whitening)  # before hours of synthesis
     folder = Path(f"{out}.images")
     synthesise(
         source, folder=folder, families=families, images=images, method=method, steps=steps, size=size, side=side,
@@ -117,7 +121,7 @@ def synthesised_textures(
     )  # fmt: skip
     return synthesised_patches(
         folder, out=out, transform=transform, size=size, train=train, test=test, test_fraction=test_fraction,
-        centre=centre, control=control, seed=seed, overwrite=overwrite,
+        centre=centre, control=control, intensity=intensity, whitening=whitening, seed=seed, overwrite=overwrite,
     )  # fmt: skip
 
 

@@ -9,7 +9,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pyro_hvae.analysis import decode_family
-from pyro_hvae.analysis.texture_decoding import best_penalty, log_norm, log_power_spectrum
+from pyro_hvae.analysis.texture_decoding import (
+    best_penalty,
+    log_norm,
+    log_power_spectrum,
+    plot_texture_decoding,
+)
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.posterior_file import open_posterior
 
@@ -47,6 +52,21 @@ def test_families_that_differ_in_contrast_only_are_told_by_the_norm(plant):
     assert at(found, "pixels")[0] < 0.6
     assert found.attrs["notes"].startswith("z2_mean does not beat the patch norm")
     assert at(found, "z2_mean")[1] < 1 / 3 < at(found, "z2_mean")[2]
+
+
+def test_how_the_textures_were_preprocessed_stands_beside_the_floors(planted, edit):
+    def choose(tree):
+        tree.attrs |= {"texture_intensity": "own_pooled", "texture_whitening": "own"}
+
+    with open_posterior(planted.path) as tree:
+        found = decode_family(tree, ["norm", "z2_mean"])
+        assert "texture_intensity" not in found.attrs  # a file from before
+        assert "textures: not recorded in the file." in plot_texture_decoding(found).caption
+    with open_posterior(edit(planted.path, choose)) as tree:
+        found = decode_family(tree, ["norm", "z2_mean"])
+    assert (found.attrs["texture_intensity"], found.attrs["texture_whitening"]) == ("own_pooled", "own")
+    caption = plot_texture_decoding(found).caption
+    assert "pooled intensity histogram matched to the unit normal, whitening fitted to the textures." in caption
 
 
 def test_the_interval_covers_chance_on_null_data(planted, edit):

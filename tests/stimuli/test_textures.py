@@ -31,7 +31,9 @@ def test_embedded_families(transform):
 def test_folder_through_the_given_transform(tmp_path, transform):
     for n, family in enumerate(("oat", "soil")):
         imsave(tmp_path / f"{family}.png", (photograph(30 + n) * 500).astype(np.uint16), check_contrast=False)
-    data = texture_patches(SIZE, tmp_path, transform=transform, train=200, test=40, test_fraction=0.5)
+    data = texture_patches(
+        SIZE, tmp_path, transform=transform, train=200, test=40, test_fraction=0.5, intensity="natural"
+    )
     assert set(data.train["family"].values) == set(data.test["source"].values) == {"oat", "soil"}
     one = data.test.isel(image=3)
     image = read_luminance(tmp_path / f"{one['family'].item()}.png")[:, 64:]

@@ -250,7 +250,9 @@ def write_folder(folder, images: int, side: int = 64, families=("oat", "soil")):
 
 def test_patches_are_balanced_and_test_images_are_others(tmp_path, transform):
     folder = write_folder(tmp_path / "images", 3)
-    path = synthesised_patches(folder, out=tmp_path / "p.nc", transform=transform, size=SIZE, train=403, test=100)
+    path = synthesised_patches(
+        folder, out=tmp_path / "p.nc", transform=transform, size=SIZE, train=403, test=100, intensity="natural"
+    )
     data = PatchData.load(path)
     for dataset, total, sources in ((data.train, 402, 4), (data.test, 100, 2)):
         assert dataset.sizes["image"] == total
@@ -327,3 +329,11 @@ def test_one_call_for_all(tmp_path, source, transform, few_maps, capsys):
     assert "4/4 soil-001: loss" in capsys.readouterr().err
     with pytest.raises(HVAEError, match="exists"):
         synthesised_textures(source, out=out, transform=transform, images=2, train=100, test=60, **options)
+    # The images are there already; only the patches differ.
+    options |= {"intensity": "natural", "overwrite": True}
+    synthesised_textures(source, out=out, transform=transform, images=2, train=100, test=60, **options)
+    assert "loss" not in capsys.readouterr().err
+    assert PatchData.load(out).test.attrs["texture_intensity"] == "natural"
+    with pytest.raises(HVAEError, match="unknown intensity 'naturell'; did you mean 'natural'"):  # before any synthesis
+        synthesised_textures(source, out=tmp_path / "new.nc", transform=transform, intensity="naturell")
+    assert not (tmp_path / "new.nc.images").exists()
