@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: env demo lint test test-slow test-gpu test-arviz1 bench bench-gpu clean
+.PHONY: env demo lint test test-slow test-gpu test-arviz1 bench bench-gpu reproduce reproduce-small clean
 
 env: $(VENV)/.installed
 
@@ -30,6 +30,16 @@ test-slow: env
 
 test-gpu: env
 	$(BIN)/python -m pytest -m gpu
+
+# The papers' findings (docs/reproduction.md); IMAGES and TEXTURES are folders of photographs.
+IMAGES   ?= embedded
+TEXTURES ?= embedded
+
+reproduce: env
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reproduce --images $(IMAGES) --textures $(TEXTURES) $(REPRODUCE)
+
+reproduce-small: env
+	$(BIN)/python benchmarks/reproduce --small --out runs/reproduce-small $(REPRODUCE)
 
 # Times of training steps against others' (docs/benchmarks.md); BENCH="--only host --rounds 5" narrows it down.
 bench: env

@@ -51,7 +51,7 @@ def measure(vae: hvae.HVAE, data: PatchData, textures: dict[str, PatchData], wor
     found |= _fields(fits)
     for radius in RADII:
         shown = masked(PatchData(data.train.isel(image=slice(2)), data.test.isel(image=slice(MASKED)), data.transform,
-                                 data.size, data.provenance), radius=radius)  # fmt: skip
+                                 data.size, data.provenance), radius=radius, space="whitened")  # fmt: skip
         with hvae.export_posterior(vae, shown.test, moment_draws=32, receptive_fields=0, path=file, **common) as tree:
             slopes = analysis.inpainting(tree)["slope"].isel(radius=0)
         found |= {
@@ -130,9 +130,8 @@ def _decoding(tree: xr.DataTree, vae: hvae.HVAE, correlated: bool) -> dict[str, 
     found = {}
     if correlated:
         try:
-            found["decode z1 noise correlations"] = float(
-                analysis.decode_family(tree, ["z1_correlation"], repeats=3)["accuracy"]
-            )
+            accuracy = analysis.decode_family(tree, ["z1_correlation"], repeats=3)["accuracy"]
+            found["decode z1 noise correlations"] = float(accuracy.sel(feature="z1_correlation"))
         except HVAEError:  # zero by construction
             found["decode z1 noise correlations"] = float("nan")
     accuracy = analysis.decode_family(tree, features, repeats=3)["accuracy"]
