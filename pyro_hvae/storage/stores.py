@@ -15,6 +15,7 @@ import xarray as xr
 from pyro_hvae.errors import HVAEError
 
 CHUNK_BYTES = 2**20  # aimed size of a chunk on disk; one image is never split
+FEWEST = 64  # images in a chunk, where that many fit: the first block that is written may be small
 
 
 class Store(Protocol):
@@ -154,13 +155,16 @@ STORES: dict[str, type[NetCDFStore] | type[ZarrStore]] = {"netcdf": NetCDFStore,
 
 
 def chunk_sizes(variable: xr.Variable) -> tuple[int, ...] | None:
-    """Whole images, as many as come to about a mebibyte; None for variables that do not grow."""
+    """Whole images, as many as come to about a mebibyte, or as are written first; None for variables that do not grow.
+
+    A chunk takes its whole size on disk, however few images there are.
+    """
     if "image" not in variable.dims:
         return None
     count = max(variable.sizes["image"], 1)
     itemsize = max(variable.dtype.itemsize, 8) if variable.dtype.kind in "OUT" else variable.dtype.itemsize
     each = max(itemsize * variable.size // count, 1)
-    images = max(1, min(4096, CHUNK_BYTES // each))
+    images = max(1, min(4096, CHUNK_BYTES // each, max(count, FEWEST)))
     return tuple(images if dim == "image" else max(size, 1) for dim, size in variable.sizes.items())
 
 

@@ -327,3 +327,21 @@ def _python(script: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def test_a_file_of_few_images_is_about_as_large_as_they_are(tmp_path):
+    """A chunk takes its whole size on disk: sized for thousands of images, a hundred took ten times their place."""
+    images, dims = 100, 450
+    rng = np.random.default_rng(0)
+    with PosteriorWriter(tmp_path / "few.nc", ATTRS, partial=True) as writer:
+        for start in (0, 50):
+            moments = rng.normal(size=(50, dims)).astype(np.float32) + start
+            named = {f"z1_{name}": (("image", "z1_dim"), moments) for name in ("mean", "variance")}
+            writer.append(
+                {
+                    "posterior_moments": xr.Dataset(named),
+                    "observed_data": xr.Dataset({"x": (("image", "pixel"), moments)}),
+                }
+            )
+    stored = 3 * images * dims * 4
+    assert stored < (tmp_path / "few.nc").stat().st_size < 1.6 * stored
