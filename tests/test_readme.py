@@ -8,7 +8,7 @@ import pytest
 import pyro_hvae as hvae
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-TINY_DATA = dict(train=3200, test=40)  # ten a component: what the ICA start asks for
+TINY_DATA = dict(train=400, test=40)
 TINY_FIT = dict(steps=3, batch=20, progress=False, device="cpu")
 TINY_EXPORT = dict(moment_draws=2, prior_samples=4, draws=4)
 
@@ -34,7 +34,6 @@ def test_the_guide_is_swapped(block, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(hvae.stimuli, "natural_patches", tiny(hvae.stimuli.natural_patches, TINY_DATA))
     monkeypatch.setattr(hvae, "fit", tiny(hvae.fit, TINY_FIT), raising=False)
     monkeypatch.setattr(hvae, "export_posterior", tiny(hvae.export_posterior, TINY_EXPORT), raising=False)
-    monkeypatch.setattr("pyro_hvae.starts.ica.ITERATIONS", 2)
     names: dict = {}
     exec(compile(block, "README.md", "exec"), names)
     assert names["other"].model is names["vae"].model
