@@ -15,11 +15,12 @@ def figure(path: Path, target: Path) -> None:
         found = projective_fields(tree)
     print(numbers(found))
     for layer in found["site"].values:
-        area = found[f"{layer}_area"].where(found[f"{layer}_active"]).to_series()
-        low, high = area.quantile([0.1, 0.9])
-        print(
-            f"  {layer}: four fifths of the active fields cover {low:.1f} to {high:.1f} of {found.sizes['pixel']} pixels"
-        )
+        area = found[f"{layer}_area"].where(found[f"{layer}_active"] & found[f"{layer}_shown"]).to_series().dropna()
+        if area.size:
+            low, high = area.quantile([0.1, 0.9])
+            print(
+                f"  {layer}: four fifths of {area.size} fields cover {low:.1f} to {high:.1f} of {found.sizes['pixel']} pixels"
+            )
     picture = plot_projective_fields(found)
     picture.save(target)
     print(f"  {picture.caption}")

@@ -13,6 +13,7 @@ from pyro_hvae.analysis.contextual_prior import contextual_prior
 from pyro_hvae.analysis.gabor_fits import gabor_fits
 from pyro_hvae.analysis.inference_gap import inference_gap
 from pyro_hvae.analysis.inpainting import inpainting
+from pyro_hvae.analysis.modulation_fields import modulation_fields
 from pyro_hvae.analysis.noise_correlations import noise_correlations
 from pyro_hvae.analysis.projective_fields import projective_fields
 from pyro_hvae.analysis.receptive_fields import receptive_fields
@@ -43,6 +44,7 @@ __all__ = [
     "gabor_fits",
     "inference_gap",
     "inpainting",
+    "modulation_fields",
     "noise_correlations",
     "open_posterior",
     "projective_fields",

@@ -7,6 +7,7 @@ import xarray as xr
 
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.active_dimensions import active_dimensions
+from pyro_hvae.analysis.projective_fields import VISIBLE, location_share
 from pyro_hvae.analysis.reading import finite_array
 from pyro_hvae.analysis.results import quantity, result
 from pyro_hvae.analysis.uncertainty import median_and_interval
@@ -27,13 +28,15 @@ def contextual_prior(tree: xr.DataTree) -> xr.Dataset:
     Dataset with ``effect (parameter)`` (``location``, in units of z1, ``log_scale``): median over active z2 dimensions;
     ``reach``: median number of z1 units whose scale a dimension sets (participation ratio of the squared changes); over
     ``z2_dim``: ``location_effect``, ``log_scale_effect``, ``dim_reach``, ``active``, ``context (z2_dim, pixel)``, ``traversal
-    (z2_dim, pixel)`` (half the change of the mean image).
+    (z2_dim, pixel)`` (half the change of the mean image) and ``location_share`` (of the variance of images along the
+    traversal; below 5% there is no traversal to speak of, and none is drawn).
 
     Raises
     ------
     HVAEError
         Where no dimension of z1 or z2 is active.
     """
+    notes: list[str] = []
     activity = active_dimensions(tree)
     units, dims = (np.flatnonzero(activity[f"{name}_active"].values) for name in ("z1", "z2"))
     if not units.size or not dims.size:
@@ -47,6 +50,7 @@ def contextual_prior(tree: xr.DataTree) -> xr.Dataset:
     squares = log_scale**2
     quartic = (squares**2).sum(1)
     reach = np.divide(squares.sum(1) ** 2, quartic, out=np.full(len(squares), np.nan), where=quartic > 0)
+    traversal = finite_array(tree, "constant_data/z2_field")
     power = finite_array(tree, "constant_data/A")[:, units] ** 2
     covered = power.sum(1)
     context = np.divide(log_scale @ power.T, covered, out=np.zeros((len(log_scale), len(power))), where=covered > 0)
@@ -71,9 +75,10 @@ def contextual_prior(tree: xr.DataTree) -> xr.Dataset:
         "dim_reach": xr.Variable("z2_dim", reach),
         "active": xr.Variable("z2_dim", activity["z2_active"].values),
         "context": xr.Variable(("z2_dim", "pixel"), context, {"units": "change of log scale"}),
-        "traversal": xr.Variable(("z2_dim", "pixel"), finite_array(tree, "constant_data/z2_field")),
+        "traversal": xr.Variable(("z2_dim", "pixel"), traversal),
+        "location_share": xr.Variable("z2_dim", location_share(tree, traversal, notes)),
     }
-    return result(tree, "contextual_prior", variables, {"parameter": list(effects)}, [])
+    return result(tree, "contextual_prior", variables, {"parameter": list(effects)}, notes)
 
 
 @style.styled
@@ -87,10 +92,14 @@ def plot_contextual_prior(dataset: xr.Dataset) -> style.Picture:
     context, traversal = dataset["context"].values[order], dataset["traversal"].values[order]
     context = context / max(float(np.abs(context).max()), 1e-12)
     traversal = traversal / np.maximum(np.abs(traversal).max(1, keepdims=True), 1e-12)
-    canvas = style.mosaic(np.concatenate([traversal, context]), len(order), top=1.0)
+    negligible = dataset["location_share"].values[order] < VISIBLE
+    traversal[negligible] = np.nan
+    parts = {"context": context} if negligible.all() else {"traversal": traversal, "context": context}
+    columns = len(order) if len(parts) > 1 else -(-len(order) // 2)
+    canvas = style.mosaic(np.concatenate(list(parts.values())), columns, top=1.0)
     style.show(axes[0], canvas, cmap="RdBu_r")
-    for k, text in enumerate(("traversal", "context")):
-        axes[0].text(-2, (k + 0.5) * (canvas.shape[0] + 1) / 2, text, ha="right", va="center")
+    for k, text in enumerate(parts):
+        axes[0].text(-2, (k + 0.5) * (canvas.shape[0] + 1) / len(parts), text, ha="right", va="center")
     for chosen, colour, text in ((active, style.BLUE, "active"), (~active, style.ORANGE, "collapsed")):
         axes[1].plot(location[chosen], scale[chosen], "o", ms=3, mec="none", alpha=0.7, color=colour, label=text)
     axes[1].set(xlabel="effect on the location of z1 (rms)", ylabel="effect on the log scale of z1 (rms)")
@@ -100,12 +109,11 @@ def plot_contextual_prior(dataset: xr.Dataset) -> style.Picture:
     style.letters(axes)
     value = dataset["effect"].values
     caption = (
-        f"a: the {len(order)} active z2 dimensions with the largest effect on the scale of z1, by falling "
-        "effect. Top: traversal, "
-        "half the change of the mean image between plus and minus one (each on its own scale; white: none). "
-        "Bottom: change of the "
-        "log scale of z1 at each pixel (one scale; red: expected to vary more). b: effects of every z2 dimension on location "
-        f"and log scale of z1; median over active ones {value[0]:.3g} and {value[1]:.3g}. n = {int(active.sum())} active of "
+        f"a: the {len(order)} active z2 dimensions with the largest effect on the scale of z1, by falling effect. Traversal: "
+        "half the change of the mean image between plus and minus one, each on its own scale; not drawn for the "
+        f"{int(negligible.sum())} that account for less than {100 * VISIBLE:g}% of the variance of images along it. Context: "
+        "change of the log scale of z1 at each pixel (one scale; red: expected to vary more). b: effects of every z2 dimension on "
+        f"location and log scale of z1; median over active ones {value[0]:.3g} and {value[1]:.3g}. n = {int(active.sum())} active of "
         f"{active.size} z2 dimensions."
     )
     return style.Picture(figure, caption)

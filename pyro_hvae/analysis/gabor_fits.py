@@ -167,7 +167,7 @@ def plot_gabor_fits(dataset: xr.Dataset) -> style.Picture:
         f"Gabor fits of the projective fields of n = {localized.size} active z1 units, {int(localized.sum())} localized. a: "
         "fields from best to worst fit, each above its Gabor function. b: centres of localized, well fitted (more than "
         f"{WELL_FITTED:g} of the energy, n = {int(good.sum())}) units in the patch; lines along the preferred orientation, "
-        "half a period long. c, d: their preferred orientations and frequencies. e: energy explained (median of {which} "
+        f"half a period long. c, d: their preferred orientations and frequencies. e: energy explained (median of {which} "
         f"units {at['goodness'].item():.2f}). f: space-frequency uncertainty (median of {which} units "
         f"{at['median_uncertainty'].item():.2f}); dashed, Gabor's bound; dotted, limit of localized fields."
     )

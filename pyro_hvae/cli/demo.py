@@ -88,8 +88,8 @@ def _print_comparison(report: Path) -> None:
 
     from pyro_hvae.report.page import comparison
 
-    results = json.loads((report / "results.json").read_text())
-    files = list(dict.fromkeys(Path(entry["file"]).stem for entry in results))
+    results = json.loads((report / "results.json").read_text())["results"]
+    files = list(dict.fromkeys(entry["file"] for entry in results))
     table = Table("", *(f"{name} guide" for name in files), "unit", title="The two guides on the same generative model")
     for row in comparison(results):
         table.add_row(row["title"], *(cell["text"] if cell else "–" for cell in row["cells"]), row["unit"])

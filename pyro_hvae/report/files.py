@@ -5,18 +5,31 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import xarray as xr
 
 from pyro_hvae.analysis.reading import image_sets
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.report.findings import FOUND_FROM, findings
 from pyro_hvae.report.registry import ANALYSES, AUDIT_ANALYSES, Analysis
 from pyro_hvae.storage import audit_file, posterior_file
 from pyro_hvae.storage.stores import schema_of
 
 CHUNK = 4096  # images held in memory at a time
+
+
+@dataclass(frozen=True)
+class Opening:
+    """With what the report of a file begins: sentences, and the pictures of some of its analyses."""
+
+    pictures: tuple[str, ...] = ()
+    """Names of the analyses, in order; their pictures stand here and not in their sections."""
+    found_from: tuple[str, ...] = ()
+    """Names of the analyses that the sentences are made of."""
+    sentences: Callable[[Mapping[str, xr.Dataset], Mapping[str, str]], list[str]] = lambda results, reasons: []
+    """Given results of these by name, and the reasons for those there are none of."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class FileKind:
     """Rows of the table of provenance: ``kind``, ``images``, ``layers (dimensions)``."""
     lacks: Callable[[xr.DataTree], list[str]]
     """What a complete file would have and this one lacks, as phrases."""
+    opening: Opening = field(default_factory=Opening)
 
 
 def _posterior_facts(tree: xr.DataTree) -> dict[str, str]:
@@ -62,6 +76,11 @@ POSTERIOR = FileKind(
     analyses=ANALYSES,
     facts=_posterior_facts,
     lacks=posterior_file.missing,
+    opening=Opening(
+        pictures=("projective_fields", "modulation_fields", "texture_decoding", "trust"),
+        found_from=FOUND_FROM,
+        sentences=findings,
+    ),
 )
 AUDIT = FileKind(
     name="audit",

@@ -16,6 +16,7 @@ from pyro_hvae.analysis.gabor_fits import gabor_fits, plot_gabor_fits
 from pyro_hvae.analysis.guide_audit import guide_audit, plot_guide_audit
 from pyro_hvae.analysis.inference_gap import PARTS, inference_gap, plot_inference_gap
 from pyro_hvae.analysis.inpainting import inpainting, plot_inpainting
+from pyro_hvae.analysis.modulation_fields import modulation_fields, plot_modulation_fields
 from pyro_hvae.analysis.noise_correlations import noise_correlations
 from pyro_hvae.analysis.noise_correlations_figure import plot_noise_correlations
 from pyro_hvae.analysis.projective_fields import plot_projective_fields, projective_fields
@@ -150,7 +151,8 @@ ANALYSES: dict[str, Analysis] = {
             title="Projective fields",
             about="What one unit of a layer adds to the image, and how many pixels that covers. The field of a z1 unit is its "
             "column of A. The field of a deeper unit is half the change of the mean image between +e and -e along its "
-            "axis, all else at its prior mean. The area of a field is the participation ratio of its squared intensities, "
+            "axis, all else at its prior mean; where that accounts for less than 5% of the variance of images along it, there "
+            "is no field to speak of, and it is neither drawn nor counted. The area of a field is the participation ratio of its squared intensities, "
             "(sum f²)² / sum f⁴ in pixels: 1 for a single pixel, the number of pixels for a flat field, a third of it "
             "for Gaussian noise.",
             function=projective_fields,
@@ -183,6 +185,23 @@ ANALYSES: dict[str, Analysis] = {
             plot=plot_receptive_fields,
             needs=ACTIVITY,
             headlines=(Headline("similarity"),),
+        ),
+        Analysis(
+            name="modulation_fields",
+            title="What z2 does to z1",
+            about="Which z1 units a z2 dimension makes louder or quieter: half the change of the log scale of p(z1|z2) between +e "
+            "and -e along it, by place, orientation and frequency of the units' Gabor functions. A dimension that is a gain of "
+            "all units, as contrast is, has a common share of 1; one that makes as many quieter as louder, of 0. How much of the "
+            "rest place, orientation (one period in 180 degrees) and frequency explain is adjusted for the number of "
+            "regressors: 0 where they say nothing.",
+            function=modulation_fields,
+            plot=plot_modulation_fields,
+            needs=(
+                *ACTIVITY,
+                Variable("constant_data", "z2_to_z1_log_scale"),
+                Variable("posterior_moments", "z2_mean"),
+            ),
+            headlines=(Headline("common"), Headline("explained")),
         ),
         Analysis(
             name="contextual_prior",

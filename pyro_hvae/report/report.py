@@ -15,7 +15,7 @@ import numpy as np
 from pyro_hvae.analysis.results import collect, number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.report.files import KINDS, ReportedFile, file_labels, open_file
-from pyro_hvae.report.page import Outcome, page
+from pyro_hvae.report.page import Outcome, page, sentences
 from pyro_hvae.report.registry import COMPARISONS, Analysis, Comparison
 from pyro_hvae.storage.writing import (
     FIGURE,
@@ -29,6 +29,8 @@ from pyro_hvae.storage.writing import (
 )
 
 log = logging.getLogger(__name__)
+
+RESULTS_VERSION = "2"  # of results.json; 1, which said so nowhere, was a list that repeated a file's attributes with each number
 
 
 def analyse(
@@ -44,9 +46,11 @@ def analyse(
     report. Several files are set side by side. An analysis that does not apply to a file, or fails on it, is reported
     with its reason; the rest goes on.
 
-    ``results.json`` is a list with an object for every number: ``analysis``, ``name``, ``title``, ``value``, ``se`` or
-    ``interval`` (95%), ``n``, ``unit``, ``file`` and ``attributes`` (those of the file). An analysis without a result has
-    one object, with value null and a ``message``.
+    The page opens with three sentences on each posterior file and their pictures; what follows is grouped by analysis.
+    ``results.json`` holds ``files`` (path, attributes and findings of each, by label) and ``results``: an object for every
+    number with ``file`` (its label), ``analysis``, ``name``, ``title``, ``value``, ``se`` or ``interval`` (95%), ``n`` and
+    ``unit``. An analysis without a result has one object, with value null and a ``message``
+    (``docs/results-schema.json``).
 
     Raises
     ------
@@ -70,18 +74,30 @@ def analyse(
         for kind in KINDS:
             if of_kind := [file for file in opened if file.kind is kind]:
                 outcomes |= {name: [_attempt(each, file) for file in of_kind] for name, each in kind.analyses.items()}
-        results = [
-            entry | {"file": str(outcome.file.path), "attributes": _plain(outcome.file.tree.attrs)}
-            for parts in outcomes.values()
-            for outcome in parts
-            for entry in outcome.entries
-        ]
+        found = {file.label: sentences(file, outcomes) for file in opened}
+        results = {
+            "schema": RESULTS,
+            "schema_version": RESULTS_VERSION,
+            "files": {
+                file.label: {
+                    "path": str(file.path), "kind": file.kind.name, "findings": found[file.label],
+                    "attributes": _plain(file.tree.attrs),
+                }
+                for file in opened
+            },
+            "results": [
+                {"file": outcome.file.label} | entry
+                for parts in outcomes.values()
+                for outcome in parts
+                for entry in outcome.entries
+            ],
+        }  # fmt: skip
         compared = {
             comparison.name: picture
             for comparison in COMPARISONS.values()
             if (picture := _compare(comparison, outcomes.get(comparison.of.name, [])))
         }
-        text = page(opened, outcomes, {COMPARISONS[name].title: picture for name, picture in compared.items()})
+        text = page(opened, found, outcomes, {COMPARISONS[name].title: picture for name, picture in compared.items()})
     pictures = {
         f"{name}-{outcome.file.label}": outcome.png
         for name, parts in outcomes.items()
@@ -125,6 +141,8 @@ def _attempt(analysis: Analysis, file: ReportedFile) -> Outcome:
     outcome = Outcome(file)
     try:
         dataset = analysis.run(file.tree)
+        if analysis.name in {comparison.of.name for comparison in COMPARISONS.values()} | {*file.kind.opening.found_from}:
+            outcome.dataset = dataset
         outcome.entries = collect(dataset)
         outcome.messages = [("note", note) for note in dataset.attrs["notes"].splitlines() if note]
         picture = analysis.plot(dataset)
@@ -138,14 +156,12 @@ def _attempt(analysis: Analysis, file: ReportedFile) -> Outcome:
         text = outcome.messages[-1][1]
         empty = {"name": analysis.name, "title": analysis.title, "value": None, "interval": None, "n": 0, "unit": ""}
         outcome.entries = [{"analysis": analysis.name} | empty | {"message": text}]
-    if analysis.name in {comparison.of.name for comparison in COMPARISONS.values()} and outcome.png:
-        outcome.dataset = dataset
     return outcome
 
 
 def _compare(comparison: Comparison, outcomes: Sequence[Outcome]) -> tuple[bytes, str] | None:
     """PNG and caption of a figure of several files; None where they are not of the kind it compares."""
-    found = [outcome.dataset for outcome in outcomes if outcome.dataset is not None]
+    found = [outcome.dataset for outcome in outcomes if outcome.dataset is not None and outcome.png]
     if len(found) < 2:
         return None
     try:
