@@ -66,24 +66,53 @@ def test_every_column_of_evidence_holds_what_its_head_says(runs, tmp_path, capsy
     assert len(first) == 5 + len(more)
 
 
-def test_the_demo_sets_each_guide_in_its_own_column(tmp_path, capsys, monkeypatch):
-    import json
-
+def test_the_demo_sets_each_guide_in_its_own_column(capsys, monkeypatch):
     from pyro_hvae.cli.demo import _print_comparison
 
     monkeypatch.setenv("COLUMNS", "160")
     entry = {"analysis": "bound_terms", "name": "elbo", "title": "ELBO", "interval": None, "n": 3, "unit": "nats"}
-    entries = [
-        entry | {"file": f"{name}.nc", "value": value, "se": 0.1} for name, value in (("one", 1.0), ("two", 2.0))
-    ]
-    (tmp_path / "results.json").write_text(json.dumps(entries))
+    entries = [entry | {"file": name, "value": value, "se": 0.1} for name, value in (("one", 1.0), ("two", 2.0))]
     monkeypatch.setattr("pyro_hvae.report.page.comparison", lambda results: [
         {"title": "ELBO", "unit": "nats", "cells": [{"text": "1.00 ± 0.10"}, {"text": "2.00 ± 0.10"}]},
         {"title": "active", "unit": "1", "cells": [None, {"text": "7"}]}])  # fmt: skip
-    _print_comparison(tmp_path)
+    _print_comparison(entries)
     elbo, active = table(capsys.readouterr().out)
     assert elbo == {"": "ELBO", "one guide": "1.00 ± 0.10", "two guide": "2.00 ± 0.10", "unit": "nats"}
     assert active == {"": "active", "one guide": "–", "two guide": "7", "unit": "1"}
+
+
+def demo_results(**changed):
+    """Entries of results.json of a demo in which everything holds."""
+    values = {
+        ("ladder", "gabor_fits", "localized_count"): 280,
+        ("ladder", "active_dimensions", "count[z1]"): 314,
+        ("ladder", "gabor_fits", "goodness[localized]"): 0.88,
+        ("ladder", "texture_decoding", "accuracy[z2_mean]"): 0.81,
+        ("ladder", "texture_decoding", "accuracy[norm]"): 0.66,
+        ("ladder", "trust", "below_07[natural]"): 0.4,
+        ("top_down", "trust", "below_07[natural]"): 0.0,
+    }
+    for key, value in changed.items():
+        values[next(k for k in values if "_".join(k).startswith(key))] = value
+    return [{"file": f, "analysis": a, "name": n, "value": v} for (f, a, n), v in values.items()]
+
+
+def test_the_demo_says_of_each_claim_whether_it_holds_and_which_guide_to_believe():
+    from pyro_hvae.cli.demo import claims
+
+    lines = claims(demo_results(), "ladder", "top_down")
+    assert [line.split(":")[0] for line in lines] == ["holds"] * 3 + ["Which guide to believe"]
+    assert "280 of 314 localized" in lines[0] and "88%" in lines[0]
+    assert (
+        "0.81 against 0.66" in lines[1] and "40% (ladder), 0% (top_down)" in lines[2] and "believe: ladder" in lines[3]
+    )
+    for changed, line in (({"ladder_gabor_fits_localized": 150}, 0), ({"ladder_gabor_fits_goodness": 0.6}, 0),
+                          ({"ladder_texture_decoding_accuracy[z2": 0.65}, 1), ({"ladder_trust": 0.0}, 2)):  # fmt: skip
+        assert claims(demo_results(**changed), "ladder", "top_down")[line].startswith("does not hold:")
+    assert "neither is shown" in claims(demo_results(ladder_trust=0.0), "ladder", "top_down")[3]
+    assert "believe: top_down" in claims(demo_results(top_down_trust=0.6), "ladder", "top_down")[3]
+    missing = [e for e in demo_results() if e["analysis"] != "gabor_fits"]
+    assert claims(missing, "ladder", "top_down")[0].startswith("does not hold:")
 
 
 # -- paths

@@ -60,7 +60,9 @@ def modulation_fields(tree: xr.DataTree) -> xr.Dataset:
         )
     units, shapes = active[drawn], shapes.isel(unit=np.flatnonzero(drawn))
     if units.size < active.size:
-        notes.append(f"{active.size - units.size} of {active.size} active z1 units left out: no localized Gabor function")
+        notes.append(
+            f"{active.size - units.size} of {active.size} active z1 units left out: no localized Gabor function"
+        )
     modulation = finite_array(tree, "constant_data/z2_to_z1_log_scale")[np.ix_(dims, units)]
     strength = np.sqrt((modulation**2).mean(1))
     order = np.argsort(-strength, kind="stable")

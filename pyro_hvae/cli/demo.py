@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 from pyro_hvae.errors import HVAEError
 
@@ -61,7 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     print("5/5  analyses and report")
     report = analyse(paths, out, overwrite=overwrite)
-    _print_comparison(out)
+    results = json.loads((out / "results.json").read_text())["results"]
+    _print_comparison(results)
+    for line in claims(results, *(path.stem for path in paths)):
+        print(line)
     print(f"\nreport: {report}")
     print("next:   pyro-hvae train ChainVAE20 --recipe fast --steps 20000 --out runs/chain")
     return 0
@@ -80,18 +85,55 @@ def _check(out: Path, overwrite: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def _print_comparison(report: Path) -> None:
-    import json
-
+def _print_comparison(results: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from pyro_hvae.report.page import comparison
 
-    results = json.loads((report / "results.json").read_text())["results"]
     files = list(dict.fromkeys(entry["file"] for entry in results))
     table = Table("", *(f"{name} guide" for name in files), "unit", title="The two guides on the same generative model")
     for row in comparison(results):
         table.add_row(row["title"], *(cell["text"] if cell else "–" for cell in row["cells"]), row["unit"])
     console = Console()
     (console if console.is_terminal else Console(width=110)).print(table)
+
+
+def claims(results: list[dict[str, Any]], ladder: str, other: str) -> list[str]:
+    """What the demo is to show, a line each with ``holds`` or ``does not hold`` and the numbers.
+
+    :param results: of ``results.json``.
+    :param ladder, other: the files of the two guides, as the results name them.
+    """
+    found = {(e["file"], e["analysis"], e["name"]): e.get("value") for e in results}
+
+    def value(analysis: str, name: str, file: str = ladder) -> float:
+        number = found.get((file, analysis, name))
+        return float("nan") if number is None else float(number)
+
+    localized, active = value("gabor_fits", "localized_count"), value("active_dimensions", "count[z1]")
+    energy = value("gabor_fits", "goodness[localized]")
+    z2, norm = (value("texture_decoding", f"accuracy[{feature}]") for feature in ("z2_mean", "norm"))
+    trust = {file: value("trust", "below_07[natural]", file) for file in (ladder, other)}
+    fields = f"{localized:.0f} of {active:.0f} localized, a Gabor function explains {energy:.0%} of the median one"
+    shares = ", ".join(f"{share:.0%} ({file})" for file, share in trust.items())
+    lines = [
+        (localized > 0.5 * active and energy > 0.7, f"z1 fields are Gabor-like: {fields}"),
+        (
+            z2 > norm,
+            f"z2 tells texture families apart better than contrast does: {z2:.2f} against {norm:.2f} from patch norm",
+        ),
+        (max(trust.values()) > 0, f"the posterior of some images can be believed: k-hat below 0.7 for {shares}"),
+    ]
+    said = [f"{'holds:' if holds else 'does not hold:':15s} {text}" for holds, text in lines]
+    if trust[ladder] == trust[other] or not max(trust.values()) > 0:
+        return [
+            *said,
+            "Which guide to believe: neither is shown to be the better one; resample, refine (--refine) or sample.",
+        ]
+    best = max(trust, key=lambda file: trust[file])
+    return [
+        *said,
+        f"Which guide to believe: {best}, whose importance weights say so for more images of the same model. What noise "
+        "correlations the other one has are its own as much as the model's.",
+    ]
