@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec
 
@@ -20,6 +20,7 @@ FULL, COLUMN = 7.2, 3.5  # inches: width of a page and of a column
 # Okabe & Ito (2008)
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 GREY = "#777777"
+LABEL, MANY = 16, 5  # letters of a label, at most; names from which on a matrix of them takes more room
 SET_COLOURS = {"natural": GREEN, "texture": PURPLE}
 
 RC: Any = {
@@ -84,6 +85,28 @@ def letters(axes: Iterable[Axes]) -> None:
     """Letter the panels a, b, c ..."""
     for axis, letter in zip(axes, "abcdefghijklmnopqrstuvwxyz", strict=False):
         axis.set_title(letter, loc="left", fontweight="bold", fontsize=9)
+
+
+def short(names: Sequence[str], length: int = LABEL) -> list[str]:
+    """Distinct labels of names: of a path its last part; of what is too long both ends, more of the second where that tells
+    names apart, numbers where nothing does."""
+    labels = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
+    if len(set(labels)) < len(labels):
+        labels = list(names)
+    for tail in range(length // 3, length - 3, 2):
+        cut = [label if len(label) <= length else f"{label[: length - 1 - tail]}…{label[-tail:]}" for label in labels]
+        if len(set(cut)) == len(cut):
+            return cut
+    return [f"{label[: length - 4]}…{k}" for k, label in enumerate(labels, 1)]
+
+
+def label_matrix(axis: Axes, names: Sequence[str], rows: bool = True) -> None:
+    """Names along both axes of a matrix, upright below it so that they cannot run into each other; ``rows``: at its left."""
+    ticks, labels = range(len(names)), short(names)
+    axis.set(xticks=ticks, yticks=ticks, yticklabels=labels if rows else [])
+    axis.set_xticklabels(labels, rotation=90)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=1.5, pad=1.5)
 
 
 def mosaic(patches: np.ndarray, columns: int, top: float | None = None) -> np.ndarray:

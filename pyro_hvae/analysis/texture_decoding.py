@@ -248,8 +248,15 @@ def plot_texture_decoding(dataset: xr.Dataset) -> style.Picture:
     """Accuracy of every feature with its interval over chance, and the confusion matrices of the latents."""
     features = [str(name) for name in dataset["feature"].values]
     latents = [name for name in ("z1_mean", "z2_mean", CORRELATIONS) if name in features][-2:] or features[:1]
-    figure = style.figure(style.FULL, 2.5)
-    axes = figure.subplots(1, 1 + len(latents), width_ratios=[1.3] + [1.0] * len(latents), squeeze=False)[0]
+    families = [str(name) for name in dataset["family"].values]
+    if len(families) <= style.MANY:
+        longest = max(map(len, style.short(families)))
+        figure = style.figure(style.FULL, 2.3 + 0.06 * longest)
+        axes = [*figure.subplots(1, 1 + len(latents), width_ratios=[1.3] + [1.0] * len(latents), squeeze=False)[0]]
+    else:  # a row for the matrices, so that their labels can be read
+        figure = style.figure(style.FULL, 5.6)
+        grid = figure.add_gridspec(2, len(latents), height_ratios=[1, 1.7])
+        axes = [figure.add_subplot(grid[0, :]), *(figure.add_subplot(grid[1, k]) for k in range(len(latents)))]
     value = dataset["accuracy"].values
     low, high = dataset["accuracy_interval"].values.T
     colours = [style.BLUE if name.startswith("z") else style.GREY for name in features]
@@ -262,15 +269,13 @@ def plot_texture_decoding(dataset: xr.Dataset) -> style.Picture:
     axes[0].set(yticks=place, yticklabels=[_title(name) for name in features], xlim=(0, 1))
     axes[0].set(xlabel="texture family decoded (fraction correct)")
     axes[0].invert_yaxis()
-    families = [str(name) for name in dataset["family"].values]
     for axis, name in zip(axes[1:], latents, strict=True):
         matrix = dataset["confusion"].sel(feature=name).values
         image = axis.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
-        ticks = np.arange(len(families))
-        axis.set(xticks=ticks, yticks=ticks, yticklabels=families, xlabel="decoded family", title=_title(name))
-        axis.set_xticklabels(families, rotation=45, ha="right", rotation_mode="anchor")
-        axis.spines[:].set_visible(False)
-        if len(families) <= 8:
+        axis.set_xlabel("decoded family")
+        axis.set_title(_title(name), loc="right")
+        style.label_matrix(axis, families, rows=axis is axes[1])  # the same on every matrix
+        if len(families) <= style.MANY:
             for (i, j), share in np.ndenumerate(matrix):
                 axis.text(
                     j,
@@ -291,6 +296,6 @@ def plot_texture_decoding(dataset: xr.Dataset) -> style.Picture:
         "lines: 95% interval (test images and training subsets); dashed: chance, "
         f"{n['chance']:.2f}. Grey: read from the image itself; patch norm is contrast alone. "
         f"Preprocessing of the textures: {texture_preprocessing(n)}. "
-        "Right: confusion matrices, rows sum to one."
+        "Blue and yellow: confusion matrices, rows sum to one."
     )
     return style.Picture(figure, caption)

@@ -168,12 +168,16 @@ def plot_texture_selectivity(dataset: xr.Dataset) -> style.Picture:
     dims = dataset["path_dim"].values[:2]
     points = dataset["z2_mean"].values[:, dims if dims.size == 2 else [dims[0], dims[0]]]
     colours = [style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.SKY, style.RED]
-    for k, family in enumerate(dataset["family"].values):
+    families = style.short([str(family) for family in dataset["family"].values])
+    for k, family in enumerate(families):
         here = points[dataset["image_family"].values == k]
         colour, marker = colours[k % len(colours)], "osv^"[k // len(colours) % 4]
-        axes[2].plot(*here.T, marker, ms=2, mec="none", alpha=0.5, color=colour, label=str(family), rasterized=True)
+        axes[2].plot(*here.T, marker, ms=2, mec="none", alpha=0.5, color=colour, label=family, rasterized=True)
     axes[2].set(xlabel=f"posterior mean of z2 [{dims[0]}]", ylabel=f"posterior mean of z2 [{dims[-1]}]")
-    axes[2].legend(markerscale=2, handletextpad=0.1)
+    if len(families) <= 4:
+        axes[2].legend(markerscale=2, handletextpad=0.1)
+    else:  # beside the points, not over them
+        figure.legend(loc="outside right upper", markerscale=2, handletextpad=0.1, ncols=-(-len(families) // 18))
     style.letters(axes)
     n = int(dataset["accuracy_n"].values[0])
     caption = (

@@ -83,7 +83,7 @@ def analyse(
             "files": {
                 file.label: {
                     "path": str(file.path), "kind": file.kind.name, "findings": found[file.label],
-                    "attributes": _plain(file.tree.attrs),
+                    "attributes": _plain({name: value for name, value in file.tree.attrs.items() if name != "file"}),
                 }
                 for file in opened
             },

@@ -29,6 +29,7 @@ FUNCTIONS = {
     "aggregate_posterior": "aggregate_posterior",
     "projective_fields": "projective_fields",
     "gabor_fits": "gabor_fits",
+    "modulation_fields": "modulation_fields",
     "receptive_fields": "receptive_fields",
     "contextual_prior": "contextual_prior",
     "sparseness": "sparseness",
@@ -40,7 +41,9 @@ FUNCTIONS = {
 }
 APPLY = set(FUNCTIONS)
 LACKING = {"inpainting", "inference_gap"}
-KEYS = {"analysis", "name", "title", "value", "n", "unit", "file", "attributes"}
+KEYS = {"analysis", "name", "title", "value", "n", "unit", "file"}
+#: The pictures with which the report of a posterior file begins.
+OPENING = ("projective_fields", "modulation_fields", "texture_decoding", "trust")
 
 
 def strict(path):
@@ -50,6 +53,11 @@ def strict(path):
         raise AssertionError(f"{constant} in {path}")
 
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def numbers(page):
+    """The objects of results.json beside a report, a number each."""
+    return strict(page.parent / "results.json")["results"]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +90,7 @@ def report(planted, tmp_path_factory):
 
 
 def test_every_analysis_is_in_results_with_value_uncertainty_n_unit_and_origin(report, planted):
-    results = strict(report.parent / "results.json")
+    results = numbers(report)
     assert {entry["analysis"] for entry in results} == APPLY | LACKING
     for entry in results:
         if entry["analysis"] not in APPLY:
@@ -91,14 +99,22 @@ def test_every_analysis_is_in_results_with_value_uncertainty_n_unit_and_origin(r
         assert set(entry) >= KEYS
         assert ("se" in entry) != ("interval" in entry)
         assert entry["n"] > 0 or entry["value"] is None  # no unit of that kind
-        assert entry["file"] == str(planted.path)
-        assert entry["attributes"]["preset"] == "planted"
-        assert entry["attributes"]["schema_version"] == "1"
+        assert entry["file"] == "planted"
         assert "message" not in entry
+    (file,) = strict(report.parent / "results.json")["files"].values()
+    assert (file["path"], file["kind"]) == (str(planted.path), "posterior file")
+    assert (file["attributes"]["preset"], file["attributes"]["schema_version"]) == ("planted", "1")
+
+
+def test_the_origin_of_a_file_stands_once_in_its_results(report):
+    text = (report.parent / "results.json").read_text(encoding="utf-8")
+    for once in ("0" * 40, "moment_draws", "planted.nc"):  # commit, configuration, path
+        assert text.count(once) == 1
+    assert len(text) < 100_000
 
 
 def test_results_are_those_of_the_functions(report, planted):
-    results = {(entry["analysis"], entry["name"]): entry for entry in strict(report.parent / "results.json")}
+    results = {(entry["analysis"], entry["name"]): entry for entry in numbers(report)}
     with open_posterior(planted.path) as tree:
         for name, function in FUNCTIONS.items():
             for entry in collect(getattr(public, function)(tree)):
@@ -119,13 +135,20 @@ def test_page_is_self_contained_and_has_every_figure(report):
     files = sorted((report.parent / "figures").glob("*.png"))
     assert [path.name for path in files] == sorted(f"{name}-planted.png" for name in APPLY)
     assert sorted(base64.b64decode(picture) for picture in pictures) == sorted(path.read_bytes() for path in files)
-    assert re.findall(r'<h2 id="(\w+)">', page) == ["glance", *ANALYSES, "provenance"]
+    assert re.findall(r'<h2 id="(\w+)">', page) == ["findings", "glance", *ANALYSES, "provenance"]
     # each section's table holds all numbers of its analysis, not only those at a glance
-    entries = [entry for entry in strict(report.parent / "results.json") if "message" not in entry]
+    entries = [entry for entry in numbers(report) if "message" not in entry]
     sections = dict(zip(re.findall(r'<h2 id="(\w+)">', page), page.split("<h2 id=")[1:], strict=True))
     for name in APPLY:
         expected = [formatted(entry) for entry in entries if entry["analysis"] == name]
         assert re.findall(r'<td>(.*?)<span class="n">', sections[name]) == expected
+    # the page begins with sentences and pictures; numbers are folded
+    opening = sections["findings"]
+    assert re.findall(r'<h3 id="opening-(\w+)">', opening) == list(OPENING)
+    assert opening.count("<li>") == 3 and opening.count("data:image/png") == 4 and "<table>" not in opening
+    assert all("data:image/png" not in sections[name] for name in OPENING)
+    assert all(f'href="#opening-{name}"' in sections[name] for name in OPENING)
+    assert page.count("<details><summary>") == 1 + len(APPLY)
     assert "<p>Which dimensions of each layer are in use. z1 is judged by" in page
     assert "&#34;z1&#34;: 112" in page  # the configuration
 
@@ -149,6 +172,11 @@ median area of projective fields, z2
 localized z1 fields
 energy explained by a Gabor function, localized
 similarity of receptive and projective fields
+modulation common to all z1 units
+modulation explained by properties of z1 units, place
+modulation explained by properties of z1 units, orientation
+modulation explained by properties of z1 units, frequency
+modulation explained by properties of z1 units, all
 effect of a z2 dimension on the prior of z1, location
 effect of a z2 dimension on the prior of z1, log scale
 population sparseness of z1, natural, treves rolls
@@ -173,7 +201,7 @@ excess kurtosis of pixels, observed
 
 def cells(html):
     """Rows of the first table: header, text of its one cell."""
-    table = html[html.index("<tbody>") : html.index("</tbody>")]
+    table = html[html.index("<tbody>") : html.index("</table>")]
     rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)<span class="n">n = (\d+)</span></td>', table)
     return [(title, text, int(n)) for title, text, n in rows]
 
@@ -191,7 +219,7 @@ def test_the_table_at_a_glance_has_the_main_numbers_of_every_analysis(planted, e
     assert [title for title, _, _ in found] == GLANCE.strip().splitlines()
     by_title = {title: (text, n) for title, text, n in found}
     assert by_title["active dimensions, z1"] == ("70 [70, 70]", 112)
-    results = strict(tmp_path / "out" / "results.json")
+    results = numbers(page)
     gap = {e["name"]: e["value"] for e in results if e["analysis"] == "bound_terms"}
     text, n = by_title["log evidence, natural"]
     assert float(text.split(" ± ")[0].replace("\u2212", "-")) == pytest.approx(gap["bound[natural, elbo]"] + 3, abs=0.1)
@@ -220,7 +248,7 @@ def test_several_files_stand_side_by_side(plant, tmp_path, undrawn):
         plant("b/posterior.zarr", z2_active=4, z2_collapsed=4, seed=5, train=30, test=30),
     )
     page = analyse([first.path, second.path], tmp_path / "out")
-    rows = {row["title"]: row for row in comparison(strict(tmp_path / "out" / "results.json"))}
+    rows = {row["title"]: row for row in comparison(numbers(page))}
     assert [cell["text"] for cell in rows["active dimensions, z2"]["cells"]] == ["5 [5, 5]", "4 [4, 4]"]
     assert [cell["n"] for cell in rows["texture family decoded from, z2 mean"]["cells"]] == [120, 90]
     text = page.read_text(encoding="utf-8")
@@ -234,7 +262,7 @@ def messages(page):
 
 
 def applied(page):
-    return {entry["analysis"] for entry in strict(page.parent / "results.json") if "message" not in entry}
+    return {entry["analysis"] for entry in numbers(page) if "message" not in entry}
 
 
 @pytest.mark.parametrize(
@@ -270,7 +298,14 @@ def test_one_family_no_active_dimension_and_nan_leave_the_rest(plant, edit, tmp_
         tree.attrs["objective"] = float("nan")
 
     page = analyse(edit(plant(families=("bark",)).path, spoil), tmp_path / "out")
-    of_fields = {"gabor_fits", "noise_correlations", "sparseness", "receptive_fields", "contextual_prior"}
+    of_fields = {
+        "gabor_fits",
+        "modulation_fields",
+        "noise_correlations",
+        "sparseness",
+        "receptive_fields",
+        "contextual_prior",
+    }
     assert applied(page) == APPLY - {"texture_decoding", "texture_selectivity", "bound_terms"} - of_fields
     said = messages(page)
     assert "decoding needs at least two texture families, the file has ['bark']" in said
@@ -283,7 +318,8 @@ def test_one_family_no_active_dimension_and_nan_leave_the_rest(plant, edit, tmp_
 
 def test_one_image_gives_numbers_without_errors(plant, tmp_path, undrawn):
     page = analyse(plant(natural=1, train=0, test=0).path, tmp_path / "out")
-    few = {"texture_decoding", "texture_selectivity", "noise_correlations", "receptive_fields", "contextual_prior"}
+    few = {"texture_decoding", "texture_selectivity", "noise_correlations", "receptive_fields"}
+    few |= {"contextual_prior", "modulation_fields"}
     assert applied(page) == APPLY - few
     said = messages(page)
     assert "the variance of posterior means needs at least two images" in said
@@ -301,7 +337,12 @@ def test_a_one_layer_file_is_analysed(planted, edit, tmp_path, undrawn):
             )
 
     page = analyse(edit(planted.path, drop), tmp_path / "out")
-    assert applied(page) == APPLY - {"aggregate_posterior", "contextual_prior", "texture_selectivity"}
+    assert applied(page) == APPLY - {
+        "aggregate_posterior",
+        "contextual_prior",
+        "modulation_fields",
+        "texture_selectivity",
+    }
     assert "zero noise correlation by construction" in messages(page)
     assert "there is no layer above it" in messages(page)
     assert "Incomplete file" not in messages(page)
@@ -327,7 +368,7 @@ def test_a_bottom_up_file_says_that_its_noise_correlations_are_zero(planted, edi
 
     page = analyse(edit(planted.path, silence), tmp_path / "out")
     assert messages(page).count("zero noise correlation by construction") >= 2  # correlations and their decoding
-    names = {entry["name"] for entry in strict(page.parent / "results.json")}
+    names = {entry["name"] for entry in numbers(page)}
     assert "accuracy[z1_correlation]" not in names
     assert "accuracy[z2_mean]" in names
 
@@ -355,10 +396,10 @@ def test_an_audit_among_the_files_adds_its_section(planted, tmp_path, few):
     write_audit(plant_audit(real=0.5), tmp_path / "audit.nc")
     write_audit(plant_audit(images=8, r_hat=np.full(8, 1.5)), tmp_path / "stuck.nc")
     page = analyse([planted.path, tmp_path / "audit.nc", tmp_path / "stuck.nc"], tmp_path / "out")
-    results = strict(tmp_path / "out" / "results.json")
+    results = numbers(page)
     (real,) = [entry for entry in results if entry["name"] == "real[guide]"]
-    assert abs(real["value"] - 0.5) < 4 * real["se"] and real["file"] == str(tmp_path / "audit.nc")
-    assert {entry["analysis"] for entry in results if entry["file"] == str(planted.path)} == {
+    assert abs(real["value"] - 0.5) < 4 * real["se"] and real["file"] == "audit"
+    assert {entry["analysis"] for entry in results if entry["file"] == "planted"} == {
         "bound_terms",
         "reconstruction",
     }
@@ -385,7 +426,7 @@ def test_an_analysis_that_crashes_or_cannot_be_drawn_costs_nothing_else(planted,
     monkeypatch.setitem(ANALYSES, "whole", dataclasses.replace(whole, name="whole"))
     page = analyse(planted.path, tmp_path / "out")
     assert applied(page) == {"reconstruction", "bound_terms"}
-    failed = [entry for entry in strict(page.parent / "results.json") if "message" in entry]
+    failed = [entry for entry in numbers(page) if "message" in entry]
     assert [entry["message"] for entry in failed] == ["failed with ZeroDivisionError: planted crash"]
     # said at the top and in its section, for the analysis that crashed and for the picture that did
     assert messages(page).count("failed with ZeroDivisionError: planted crash") == 4
