@@ -1,6 +1,7 @@
 """Draws the pictures of README and model pages: graphical models, and projective fields of small trained systems.
 
     python docs/figures.py              # trains five small systems into runs/figures (about 25 minutes on one core), then draws
+    python docs/figures.py --front      # the README's alone: a trained pair that ships, and its published guide trained anew
 
 The systems have the published structure on 12×12-pixel patches of the photographs that scikit-image and scikit-learn install:
 small enough for the fields of z1 to become localized within minutes, where 20×20 pixels take far longer. A system whose
@@ -22,7 +23,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
 import pyro_hvae as hvae
-from pyro_hvae.analysis import projective_fields, style
+from pyro_hvae.analysis import decode_family, gabor_fits, modulation_fields, projective_fields, style
+from pyro_hvae.analysis.modulation_fields import plot_bars
+from pyro_hvae.stimuli import concatenate
 from pyro_hvae.training.run_directory import RunDirectory
 
 HERE = Path(__file__).parent
@@ -211,6 +214,69 @@ def guides() -> Figure:
     return figure
 
 
+# -- the README's
+
+
+def swapped(vae: hvae.HVAE, data: hvae.stimuli.PatchData, out: Path) -> hvae.HVAE:
+    """The published top-down guide, trained on a pair's model."""
+    torch.manual_seed(0)
+    other = hvae.start_in_linear_regime(vae.with_guide("top_down"), guide_only=True)
+    begun = any(out.glob("checkpoints/*"))
+    options = dict(steps=4000, beta=1.0, batch=200, clip=300, learning_rate="0:5e-4,2400:5e-4,4000:5e-5", train="guide")
+    hvae.fit(other, data, out=out, resume=begun, overwrite=out.exists() and not begun, **options)
+    return other
+
+
+def front(runs: Path) -> Figure:
+    """A reference: its programs, what z1 and z2 do, decoding of texture, and noise correlations under two guides."""
+    vae = hvae.load_reference("TDVAE20-ladder")
+    data = hvae.stimuli.natural_patches(train=200_000, test=5_000)  # those it was trained on
+    textures = hvae.stimuli.texture_patches(transform=data.transform, train=1_800, test=900)
+    images = concatenate(data.test.isel(image=slice(400)), textures.train, textures.test)
+    other = swapped(vae, data, runs / "front")
+    fits = gabor_fits(hvae.export_posterior(vae, data.test.isel(image=slice(100)), moment_draws=8, receptive_fields=0))
+    units = fits["unit"].values[fits["localized"].values.astype(bool)][:40]
+    trees = [
+        hvae.export_posterior(pair, images, units=units.tolist(), moment_draws=64, receptive_fields=0)
+        for pair in (vae, other)
+    ]
+    tree = trees[0]
+    figure = style.figure(style.FULL, 4.6)
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1.15, 1])
+    axes = top.subplots(1, 5, width_ratios=[0.6, 0.6, 1.5, 1.25, 1.25])
+    graph(axes[0], MODELS["markov"], "p\nmodel", dashed=False)
+    graph(axes[1], GUIDES["top_down"], "q\nladder", dashed=True)
+    fields = projective_fields(tree)
+    order = np.argsort(-fields["z1_power"].values)[:FIELDS]
+    style.show(axes[2], style.mosaic(fields["z1_field"].values[order], 7))
+    axes[2].set_title(f"$z_1$ fields, {len(order)} of {int(fields['z1_active'].sum())} active", fontsize=7)
+    modulation = modulation_fields(tree)
+    largest = float(np.quantile(np.abs(modulation["modulation"].values[:6]), 0.99))
+    # The least common ones of the strongest: a gain of all units is contrast, and no picture.
+    shown = np.argsort(modulation["dim_common"].values[:8])[:2]
+    for axis, k in zip(axes[3:], shown, strict=True):
+        plot_bars(axis, modulation, modulation["modulation"].values[k], largest, data.size)
+        axis.set_title(f"$z_2$ [{int(modulation['z2_dim'][k])}]: louder, quieter", fontsize=7)
+    axes = bottom.subplots(1, 3, width_ratios=[1.3, 1, 1])
+    decoding = decode_family(tree, ["pixels", "norm", "power_spectrum", "z1_mean", "z2_mean"])
+    names = [str(f).replace("_", " ") for f in decoding["feature"].values]
+    value, interval = decoding["accuracy"].values, decoding["accuracy_interval"].values
+    colours = [style.GREY if not name.startswith("z") else style.BLUE for name in names]
+    axes[0].bar(names, value, color=colours, yerr=np.abs(interval.T - value), error_kw={"lw": 0.8})
+    axes[0].axhline(float(decoding.attrs["chance"]), ls="--", lw=0.8, color="black")
+    axes[0].set(ylabel="texture family decoded", ylim=(0, 1))
+    axes[0].tick_params(axis="x", rotation=30)
+    matrices = [t["posterior_moments"]["z1_correlation"].values[400:].mean(0) for t in trees]
+    for matrix in matrices:
+        np.fill_diagonal(matrix, np.nan)
+    limit = float(np.nanquantile(np.abs(np.stack(matrices)), 0.99))
+    for axis, matrix, name in zip(axes[1:], matrices, ("ladder", "top-down"), strict=True):
+        image = axis.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axis.set(title=f"noise correlations, {name} guide", xticks=[], yticks=[])
+    bottom.colorbar(image, ax=axes[1:], label="correlation of $z_1$", shrink=0.8)
+    return figure
+
+
 # -- files
 
 
@@ -227,14 +293,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--images", type=int, default=100, help="held-out images of the bounds")
     parser.add_argument("--out", type=Path, default=HERE / "figures")
+    parser.add_argument("--front", action="store_true", help="the README's picture alone")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    with rc_context(style.RC):
+        save(front(options.runs), options.out / "readme.png")
+    if options.front:
+        return
     data = hvae.stimuli.natural_patches(SIZE, train=64_000, test=2_000)
     runs = {name: train(name, options.steps, options.runs, data) for name in (*SYSTEMS, "swapped")}
     trees = {name: posterior(runs[name]) for name in SYSTEMS}
     with rc_context(style.RC):
         figures = {
-            "readme": with_fields("markov", ["top_down", "bottom_up"], trees["td"]),
             "linear_vae": with_fields("linear", ["one_layer"], trees["linear"]),
             "tdvae": with_fields("markov", ["top_down"], trees["td"]),
             "skip_vae": with_fields("skip", ["top_down"], trees["skip"]),

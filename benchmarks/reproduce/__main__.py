@@ -51,12 +51,11 @@ def labelled(arguments: argparse.Namespace, data: PatchData) -> dict[str, PatchD
     }
 
 
-def trained(system: System, seed: int, data: PatchData, folder: Path) -> tuple[hvae.HVAE, float]:
-    """The pair of a run that is finished, or is finished now; and the seconds this took."""
-    began = time.perf_counter()
+def trained(system: System, seed: int, data: PatchData, folder: Path) -> hvae.HVAE:
+    """The pair of a run that is finished, or is finished now."""
     resumed = bool(list((folder / "checkpoints").glob("step-*.safetensors")))
     if resumed and RunDirectory.open(folder).latest().step >= system.steps:
-        return hvae.load(folder), 0.0
+        return hvae.load(folder)
     vae = hvae.build(
         system.preset, recipe="fast", data=data, seed=seed, start="default" if resumed else None, **system.options
     )
@@ -69,7 +68,7 @@ def trained(system: System, seed: int, data: PatchData, folder: Path) -> tuple[h
     )  # fmt: skip
     if run.interrupted:
         raise SystemExit(f"{folder.name}: interrupted at step {run.step}; the same command goes on")
-    return vae, time.perf_counter() - began
+    return vae
 
 
 def folder_name(system: System, seed: int) -> str:
@@ -149,7 +148,7 @@ def main() -> None:
     plan = sorted(((s, seed) for s in chosen for seed in s.seeds), key=lambda entry: entry[1])
     plan = [(s, seed) for s, seed in plan if arguments.seeds is None or seed in arguments.seeds]
     todo = [(s, seed) for s, seed in plan if str(seed) not in results["rows"].get(s.name, {})]
-    seconds = {name: max(row["minutes"] for row in rows.values()) * 60 for name, rows in results["rows"].items()}
+    seconds = {name: 60 * max(row["minutes"] for row in rows.values()) for name, rows in results["rows"].items()}
     results |= {
         "images": Path(arguments.images).name,
         "textures": Path(arguments.textures).name,
@@ -162,9 +161,10 @@ def main() -> None:
         size = 40 if system.preset.endswith(("40", "40n")) else 20
         data = patches(arguments, size, system.train_patches)
         folder = arguments.out / folder_name(system, seed)
-        vae, training = trained(system, seed, data, folder)
+        vae = trained(system, seed, data, folder)
+        minutes = float(RunDirectory.open(folder).history()["seconds"].sum()) / 60
         measured = measure(vae, data, labelled(arguments, data), folder, seed)
-        row = {"steps": system.steps, "minutes": training / 60, **measured}
+        row = {"steps": system.steps, "minutes": minutes, **measured}
         results["rows"].setdefault(system.name, {})[str(seed)] = {k: round(float(v), 5) for k, v in row.items()}
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(results, indent=1) + "\n")
