@@ -73,9 +73,7 @@ def test_the_demo_sets_each_guide_in_its_own_column(tmp_path, capsys, monkeypatc
 
     monkeypatch.setenv("COLUMNS", "160")
     entry = {"analysis": "bound_terms", "name": "elbo", "title": "ELBO", "interval": None, "n": 3, "unit": "nats"}
-    entries = [
-        entry | {"file": name, "value": value, "se": 0.1} for name, value in (("one", 1.0), ("two", 2.0))
-    ]
+    entries = [entry | {"file": name, "value": value, "se": 0.1} for name, value in (("one", 1.0), ("two", 2.0))]
     (tmp_path / "results.json").write_text(json.dumps({"results": entries}))
     monkeypatch.setattr("pyro_hvae.report.page.comparison", lambda results: [
         {"title": "ELBO", "unit": "nats", "cells": [{"text": "1.00 ± 0.10"}, {"text": "2.00 ± 0.10"}]},

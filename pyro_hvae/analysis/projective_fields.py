@@ -52,7 +52,9 @@ def projective_fields(tree: xr.DataTree) -> xr.Dataset:
         dim = f"{name}_dim"
         if name != "z1":
             share = location_share(tree, fields, notes)
-            variables[f"{name}_location_share"] = xr.Variable(dim, share, {"units": "share of variance along the field"})
+            variables[f"{name}_location_share"] = xr.Variable(
+                dim, share, {"units": "share of variance along the field"}
+            )
             if negligible := int((shown & (share < VISIBLE)).sum()):
                 notes.append(f"{name}: {_negligible(negligible, int(shown.sum()), bool(active.any()))}")
             shown = shown & ~(share < VISIBLE)
@@ -107,7 +109,11 @@ def plot_projective_fields(dataset: xr.Dataset) -> style.Picture:
         candidates = int(active.sum()) or active.size
         order = np.flatnonzero(shown)
         drawn[name] = order[np.argsort(-power[order])][:SHOWN]
-        text = f"n = {drawn[name].size} of {candidates} active {name} dimensions" if active.any() else f"{name}, none active"
+        text = (
+            f"n = {drawn[name].size} of {candidates} active {name} dimensions"
+            if active.any()
+            else f"{name}, none active"
+        )
         if negligible := candidates - order.size:
             why = _negligible(negligible, candidates, bool(active.any()))
             text = f"{text} ({why}; not drawn)" if order.size else f"{name}, not drawn: {why}"

@@ -85,7 +85,9 @@ def _posterior(results: Mapping[str, xr.Dataset], reasons: Mapping[str, str]) ->
         return f"Whether the posterior can be believed cannot be said: {_reason('trust', reasons)}"
     worst = float(results["trust"]["trusted"].min())
     verdict = str(results["trust"].attrs["verdict"])
-    finding = "can be believed" if worst >= BELIEVED else "can be believed in part" if worst > MOST else "cannot be believed"
+    finding = (
+        "can be believed" if worst >= BELIEVED else "can be believed in part" if worst > MOST else "cannot be believed"
+    )
     return f"The posterior {finding}: {verdict[0].lower()}{verdict[1:]}"
 
 

@@ -30,7 +30,9 @@ from pyro_hvae.storage.writing import (
 
 log = logging.getLogger(__name__)
 
-RESULTS_VERSION = "2"  # of results.json; 1, which said so nowhere, was a list that repeated a file's attributes with each number
+RESULTS_VERSION = (
+    "2"  # of results.json; 1, which said so nowhere, was a list that repeated a file's attributes with each number
+)
 
 
 def analyse(
@@ -141,7 +143,9 @@ def _attempt(analysis: Analysis, file: ReportedFile) -> Outcome:
     outcome = Outcome(file)
     try:
         dataset = analysis.run(file.tree)
-        if analysis.name in {comparison.of.name for comparison in COMPARISONS.values()} | {*file.kind.opening.found_from}:
+        if analysis.name in {comparison.of.name for comparison in COMPARISONS.values()} | {
+            *file.kind.opening.found_from
+        }:
             outcome.dataset = dataset
         outcome.entries = collect(dataset)
         outcome.messages = [("note", note) for note in dataset.attrs["notes"].splitlines() if note]

@@ -21,7 +21,10 @@ def test_short_labels_are_distinct_and_no_longer_than_asked():
     assert style.short(["woven_aluminium_1_mesh.tiff", "woven_aluminium_2_mesh.tiff", "bark"]) == [
         "wove…1_mesh.tiff", "wove…2_mesh.tiff", "bark",
     ]  # fmt: skip
-    assert style.short(["long" * 9 + "1" + "name" * 9, "long" * 9 + "2" + "name" * 9]) == ["longlonglong…1", "longlonglong…2"]
+    assert style.short(["long" * 9 + "1" + "name" * 9, "long" * 9 + "2" + "name" * 9]) == [
+        "longlonglong…1",
+        "longlonglong…2",
+    ]
     many = style.short(LONG)
     assert len(set(many)) == 15 and max(map(len, many)) <= style.LABEL
 

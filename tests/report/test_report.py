@@ -298,7 +298,14 @@ def test_one_family_no_active_dimension_and_nan_leave_the_rest(plant, edit, tmp_
         tree.attrs["objective"] = float("nan")
 
     page = analyse(edit(plant(families=("bark",)).path, spoil), tmp_path / "out")
-    of_fields = {"gabor_fits", "modulation_fields", "noise_correlations", "sparseness", "receptive_fields", "contextual_prior"}
+    of_fields = {
+        "gabor_fits",
+        "modulation_fields",
+        "noise_correlations",
+        "sparseness",
+        "receptive_fields",
+        "contextual_prior",
+    }
     assert applied(page) == APPLY - {"texture_decoding", "texture_selectivity", "bound_terms"} - of_fields
     said = messages(page)
     assert "decoding needs at least two texture families, the file has ['bark']" in said
@@ -330,7 +337,12 @@ def test_a_one_layer_file_is_analysed(planted, edit, tmp_path, undrawn):
             )
 
     page = analyse(edit(planted.path, drop), tmp_path / "out")
-    assert applied(page) == APPLY - {"aggregate_posterior", "contextual_prior", "modulation_fields", "texture_selectivity"}
+    assert applied(page) == APPLY - {
+        "aggregate_posterior",
+        "contextual_prior",
+        "modulation_fields",
+        "texture_selectivity",
+    }
     assert "zero noise correlation by construction" in messages(page)
     assert "there is no layer above it" in messages(page)
     assert "Incomplete file" not in messages(page)

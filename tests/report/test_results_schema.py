@@ -27,7 +27,7 @@ def faults(value, schema, where="$"):
     if not any(isinstance(value, kind) for kind in allowed) or isinstance(value, bool):
         yield f"{where} is no {types}"
         return
-    if "const" in schema and value != schema["const"] or "enum" in schema and value not in schema["enum"]:
+    if ("const" in schema and value != schema["const"]) or ("enum" in schema and value not in schema["enum"]):
         yield f"{where} is {value!r}"
     if isinstance(value, dict):
         yield from (f"{where} lacks {name}" for name in schema.get("required", ()) if name not in value)
