@@ -190,11 +190,11 @@ ANALYSES: dict[str, Analysis] = {
         Analysis(
             name="modulation_fields",
             title="What z2 does to z1",
-            about="Which z1 units a z2 dimension makes louder or quieter: half the change of the log scale of p(z1|z2) "
-            "between +e and -e along it, by place, orientation and frequency of the units' Gabor functions. A dimension that is "
-            "a gain of all units, as contrast is, has a common share of 1; one that makes as much quieter as louder, of 0. How "
-            "much of the rest place, orientation (one period in 180 degrees) and frequency explain is adjusted for the number "
-            "of regressors: 0 where they say nothing.",
+            about="Which z1 units a z2 dimension makes louder or quieter: half the change of the log scale of p(z1|z2) between "
+            "+e and -e along it, by place, orientation and frequency of the units' Gabor functions. A dimension that is a "
+            "gain of all units, as contrast is, has a common share of 1; one that makes as much quieter as louder, of 0. "
+            "How much of the rest place, orientation (one period in 180 degrees) and frequency explain is adjusted for "
+            "the number of regressors: 0 where they say nothing.",
             function=modulation_fields,
             plot=plot_modulation_fields,
             needs=(
