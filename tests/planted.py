@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import xarray as xr
 from scipy import integrate, stats
 
+from pyro_hvae.report import ANALYSES
 from pyro_hvae.storage.posterior_file import PosteriorWriter
 
 ATTRIBUTES = {
@@ -185,6 +188,19 @@ class Planted:
         }
         prior = {"x_mean": (("sample", "pixel"), samples)}
         return {"constant_data": xr.Dataset(constant), "prior_predictive": xr.Dataset(prior)}
+
+
+@contextmanager
+def only_analyses(*names: str) -> Iterator[None]:
+    """Reports of posterior files with these analyses alone; afterwards the registry is whole, and in its order."""
+    whole = dict(ANALYSES)
+    for name in whole.keys() - names:
+        del ANALYSES[name]
+    try:
+        yield
+    finally:
+        ANALYSES.clear()
+        ANALYSES.update(whole)
 
 
 def add_gap(tree: xr.DataTree, images: int = 40) -> None:

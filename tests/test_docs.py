@@ -1,5 +1,6 @@
 """The documentation: links lead somewhere, commands parse, Python runs, and tables agree with what is built."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -124,6 +125,25 @@ def test_python_of_the_posterior_page_runs(tmp_path, monkeypatch):
     hvae.export_posterior(small_pair(), small_data(), draws=30, moment_draws=4, path="posterior.nc").close()
     for block in python(Path("docs/posterior-file.md")):
         exec(compile(block, "posterior-file.md", "exec"), {})
+
+
+def test_python_of_the_report_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report").mkdir()
+    entry = {
+        "file": "mine",
+        "analysis": "trust",
+        "name": "trusted[natural]",
+        "value": 0.9,
+        "interval": [0.8, 1],
+        "n": 9,
+        "unit": "1",
+    }
+    results = {"files": {"mine": {"attributes": {"guide": "LadderGuide"}}}, "results": [entry]}
+    (tmp_path / "report" / "results.json").write_text(json.dumps(results))
+    for block in python(Path("docs/report.md")):
+        exec(compile(block, "report.md", "exec"), {})
+    assert capsys.readouterr().out == "LadderGuide trust trusted[natural] 0.9 [0.8, 1] 9 1\n"
 
 
 def test_python_of_the_yardsticks_page_runs(tmp_path, monkeypatch):

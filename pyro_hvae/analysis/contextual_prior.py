@@ -112,8 +112,8 @@ def plot_contextual_prior(dataset: xr.Dataset) -> style.Picture:
         f"a: the {len(order)} active z2 dimensions with the largest effect on the scale of z1, by falling effect. Traversal: "
         "half the change of the mean image between plus and minus one, each on its own scale; not drawn for the "
         f"{int(negligible.sum())} that account for less than {100 * VISIBLE:g}% of the variance of images along it. Context: "
-        "change of the log scale of z1 at each pixel (one scale; red: expected to vary more). b: effects of every z2 dimension on "
-        f"location and log scale of z1; median over active ones {value[0]:.3g} and {value[1]:.3g}. n = {int(active.sum())} active of "
-        f"{active.size} z2 dimensions."
+        "change of the log scale of z1 at each pixel (one scale; red: expected to vary more). b: effects of every z2 "
+        f"dimension on location and log scale of z1; median over active ones {value[0]:.3g} and {value[1]:.3g}. "
+        f"n = {int(active.sum())} active of {active.size} z2 dimensions."
     )
     return style.Picture(figure, caption)

@@ -164,16 +164,20 @@ def plot_modulation_fields(dataset: xr.Dataset) -> style.Picture:
         lines, ax=cells, label="change of the log scale of p(z1|z2)", orientation="horizontal", location="bottom",
         shrink=0.4, aspect=30, pad=0.01, extend="both",
     )  # fmt: skip
-    value, explained = dataset["common"].item(), dataset["explained"]
-    shares = ", ".join(f"{name} {100 * share:.0f}%" for name, share in zip(explained["property"].values, explained.values, strict=True))  # fmt: skip
+    shares = ", ".join(
+        f"{name} {100 * share:.0f}%"
+        for name, share in zip(dataset["property"].values, dataset["explained"].values, strict=True)
+    )
+    n = dataset.attrs
     caption = (
         f"What z2 does to z1: the {dims.size} strongest of n = {dataset.sizes['z2_dim']} active z2 dimensions (of "
-        f"{dataset.attrs['z2_dims']}), by falling modulation. A bar is a z1 unit, at the place and orientation of the Gabor function "
-        "of its projective field and as long as one s.d. of its envelope; red: louder (the scale of its prior grows) as z2 goes from 0 to "
-        f"+1, blue: quieter; one colour scale. n = {dataset.sizes['unit']} of {dataset.attrs['active_units']} active z1 units, those localized and well "
-        "fitted. Common: share of the squared modulation that is the same for all units (100%: a gain of everything, such as "
-        f"contrast), median {100 * value:.0f}%. Of the rest, explained by the units' {shares} (medians). Under each field: images with the lowest "
-        "(left) and the highest (right) posterior mean of the dimension, on one grey scale."
+        f"{n['z2_dims']}), by falling modulation. A bar is a z1 unit, at the place and orientation of the Gabor function of "
+        "its projective field, one s.d. of its envelope long; red: louder (the scale of its prior grows) as z2 goes from 0 "
+        f"to +1, blue: quieter; one colour scale. n = {dataset.sizes['unit']} of {n['active_units']} active z1 units, those "
+        "localized and well fitted. Common: share of the squared modulation that is the same for all units (100%: a gain of "
+        f"everything, such as contrast), median {100 * dataset['common'].item():.0f}%. Of the rest, explained by the units' "
+        f"{shares} (medians). Under each field: images with the lowest (left) and the highest (right) posterior mean of the "
+        "dimension, on one grey scale."
     )
     return style.Picture(figure, caption)
 

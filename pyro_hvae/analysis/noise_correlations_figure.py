@@ -52,8 +52,9 @@ def plot_noise_correlations(dataset: xr.Dataset) -> style.Picture:
     within = f"within families {value[0]:.2f} ± {se[0]:.2f} (p = {p[0]:.3f})"
     across = "" if np.isnan(p[1]) else f", across families {value[1]:.2f} ± {se[1]:.2f} (difference p = {p[1]:.3f})"
     units = f"{order.size} {dataset.attrs['units']} z1 units"
+    family = style.short([str(here["family"].item())], 60)[0]
     caption = (
-        f"a: noise correlations (mean over images) and b: signal correlations of {units}, family {style.short([str(here['family'].item())], 60)[0]}, units in the order "
+        f"a: noise correlations (mean over images) and b: signal correlations of {units}, family {family}, units in the order "
         "of the first signal component. c: pairs of units. d: correlation over pairs of the noise correlations of one family "
         f"with the signal correlations of another, mean over {dataset.attrs['repeats']} half-samples of images and units. "
         f"e: {within}{across}, {dataset.attrs['permutations']} permutations; bars ± 1.96 s.e. f: mean of the 5 and 10 "

@@ -38,6 +38,8 @@ def _z1(results: Mapping[str, xr.Dataset], reasons: Mapping[str, str]) -> str:
     localized, active = int(fits["localized_count"]), int(fits["localized_count_n"])
     goodness = float(fits["goodness"].sel(group="localized"))
     counted = f"{localized} of {active} active units have localized fields"
+    if not localized:
+        return f"z1 is no bank of localized filters: the fields of all {active} active units fill the patch."
     if localized <= MOST * active:
         return f"z1 is no bank of localized filters: only {counted}; the others fill the patch."
     energy = f"a Gabor function explains {100 * goodness:.0f}% of the energy of the median one"

@@ -85,8 +85,8 @@ def page(
 def comparison(results: Sequence[dict[str, Any]], headlines: bool = True) -> list[dict[str, Any]]:
     """Rows of a table with a column a file from the ``results`` of ``results.json``.
 
-    Each row holds ``analysis``, ``title``, ``unit`` and ``cells``: for each file, in the order in which they appear, ``None`` or a dict of
-    ``text`` (value with its uncertainty) and ``n``. With ``headlines`` only the main numbers of each analysis.
+    Each row holds ``analysis``, ``title``, ``unit`` and ``cells``: for each file, in the order in which they appear, ``None``
+    or a dict of ``text`` (value with its uncertainty) and ``n``. With ``headlines`` only the main numbers of each analysis.
     """
     files = list(dict.fromkeys(entry["file"] for entry in results))
     analyses = analyses_by_name()

@@ -152,7 +152,8 @@ ANALYSES: dict[str, Analysis] = {
             about="What one unit of a layer adds to the image, and how many pixels that covers. The field of a z1 unit is its "
             "column of A. The field of a deeper unit is half the change of the mean image between +e and -e along its "
             "axis, all else at its prior mean; where that accounts for less than 5% of the variance of images along it, there "
-            "is no field to speak of, and it is neither drawn nor counted. The area of a field is the participation ratio of its squared intensities, "
+            "is no field to speak of, and it is neither drawn nor counted. The area of a field is the participation ratio of "
+            "its squared intensities, "
             "(sum f²)² / sum f⁴ in pixels: 1 for a single pixel, the number of pixels for a flat field, a third of it "
             "for Gaussian noise.",
             function=projective_fields,
@@ -189,11 +190,11 @@ ANALYSES: dict[str, Analysis] = {
         Analysis(
             name="modulation_fields",
             title="What z2 does to z1",
-            about="Which z1 units a z2 dimension makes louder or quieter: half the change of the log scale of p(z1|z2) between +e "
-            "and -e along it, by place, orientation and frequency of the units' Gabor functions. A dimension that is a gain of "
-            "all units, as contrast is, has a common share of 1; one that makes as many quieter as louder, of 0. How much of the "
-            "rest place, orientation (one period in 180 degrees) and frequency explain is adjusted for the number of "
-            "regressors: 0 where they say nothing.",
+            about="Which z1 units a z2 dimension makes louder or quieter: half the change of the log scale of p(z1|z2) between "
+            "+e and -e along it, by place, orientation and frequency of the units' Gabor functions. A dimension that is a "
+            "gain of all units, as contrast is, has a common share of 1; one that makes as much quieter as louder, of 0. "
+            "How much of the rest place, orientation (one period in 180 degrees) and frequency explain is adjusted for "
+            "the number of regressors: 0 where they say nothing.",
             function=modulation_fields,
             plot=plot_modulation_fields,
             needs=(

@@ -41,6 +41,29 @@ def test_the_contextual_map_is_where_the_units_are(planted, edit):
     assert np.corrcoef(found["context"].values[1], planted.generative_map()[:, unit] ** 2)[0, 1] > 0.5
 
 
+def test_traversals_are_drawn_only_where_there_is_something_to_see(planted, edit):
+    """Of five dimensions two have fields a tenth as strong: their places in the row of traversals stay empty."""
+
+    def weaken(tree):
+        tree["constant_data"]["z2_field"].values[[1, 3]] *= 0.1
+
+    with open_posterior(edit(planted.path, weaken)) as tree:
+        found = contextual_prior(tree)
+    np.testing.assert_array_equal(np.flatnonzero(found["location_share"] >= 0.05), [0, 2, 4])
+    picture = plot_contextual_prior(found)
+    canvas = np.asarray(picture.figure.axes[0].images[0].get_array().filled(np.nan))
+    side = planted.size
+    filled = [np.isfinite(canvas[0, (side + 1) * k]) for k in range(5)]
+    order = np.argsort(-found["log_scale_effect"].values[:5])
+    assert filled == [dim not in (1, 3) for dim in order]
+    assert "not drawn for the 2 that account for less than 5% of the variance of images along it" in picture.caption
+    with open_posterior(
+        edit(planted.path, lambda tree: tree["constant_data"]["z2_field"].values.__imul__(0.01))
+    ) as tree:
+        picture = plot_contextual_prior(contextual_prior(tree))
+    assert [text.get_text() for text in picture.figure.axes[0].texts] == ["context"]
+
+
 def test_without_active_dimensions_there_is_no_context(planted, edit):
     def erase(tree):
         tree["constant_data"]["A"] = 0.0 * tree["constant_data"]["A"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from analysis.test_guide_audit import plant as plant_audit
-from planted import Planted, add_gap
+from planted import Planted, add_gap, only_analyses
 
 from pyro_hvae import analysis as public
 from pyro_hvae.analysis import collect, style
@@ -79,9 +79,9 @@ def undrawn(monkeypatch):
 @pytest.fixture
 def few(monkeypatch):
     """Two analyses only, where it does not matter which."""
-    for name in set(ANALYSES) - {"bound_terms", "reconstruction"}:
-        monkeypatch.delitem(ANALYSES, name)
     monkeypatch.setattr("pyro_hvae.report.report.COMPARISONS", {})
+    with only_analyses("bound_terms", "reconstruction"):
+        yield
 
 
 @pytest.fixture(scope="module")

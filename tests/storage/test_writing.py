@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from planted import only_analyses
 from small import small_data, small_linear, small_pair
 
 import pyro_hvae as hvae
@@ -13,7 +14,6 @@ from pyro_hvae.cli import main
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.export.posterior import export_posterior
 from pyro_hvae.report import analyse
-from pyro_hvae.report.registry import ANALYSES
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.storage.posterior_file import ROOT_ATTRIBUTES, PosteriorWriter, open_posterior
 from pyro_hvae.training.run_directory import RunDirectory
@@ -143,9 +143,13 @@ def test_the_demo_overwrites_a_demo_only(tmp_path, capsys):
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
-def test_reports_and_figures_replace_reports_and_figures_only(planted, tmp_path, monkeypatch):
-    for name in set(ANALYSES) - {"bound_terms"}:
-        monkeypatch.delitem(ANALYSES, name)
+@pytest.fixture
+def one_analysis():
+    with only_analyses("bound_terms"):
+        yield
+
+
+def test_reports_and_figures_replace_reports_and_figures_only(planted, tmp_path, one_analysis):
     (tmp_path / "results.json").write_text('{"mine": 1}')
     with pytest.raises(HVAEError, match="only an earlier pyro_hvae.results"):
         analyse(planted.path, tmp_path, overwrite=True)
