@@ -47,7 +47,7 @@ def main() -> None:
     if not file.exists():
         natural_patches(train=PATCHES, test=5000).save(file)
     data = PatchData.load(file)
-    textures = texture_patches(20, transform=data.transform, train=60, test=30)
+    textures = texture_patches(20, transform=data.transform, train=42, test=18)
     for name in arguments.only:
         options, folder = REFERENCES[name], arguments.out / name
         resumed = bool(list((folder / "checkpoints").glob("step-*.safetensors")))
@@ -62,11 +62,10 @@ def main() -> None:
                 raise SystemExit(f"{name}: interrupted at step {run.step}; the same command goes on")
         shutil.rmtree(SHIPPED / name, ignore_errors=True)
         packed = hvae.pack(folder, SHIPPED / name, held_out=HELD_OUT, licence="CC-BY-4.0", note=NOTE)
-        images = concatenate(data.test.isel(image=slice(60)), textures.train, textures.test)
+        images = concatenate(data.test.isel(image=slice(30)), textures.train, textures.test)
         posterior = packed / "posterior.nc"
         hvae.export_posterior(
             hvae.load(packed), images, path=posterior, prior_samples=16, receptive_fields=0, evidence=500, evidence_images=40,
-            transform=data.transform,
         ).close()  # fmt: skip
         size = sum(f.stat().st_size for f in packed.iterdir())
         if size > LIMIT:

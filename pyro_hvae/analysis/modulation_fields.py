@@ -156,7 +156,7 @@ def plot_modulation_fields(dataset: xr.Dataset) -> style.Picture:
         cell.set_axis_off()
     for k, dim in enumerate(dims):
         field, examples = cells[2 * (k // columns) : 2 * (k // columns) + 2, k % columns]
-        lines = _plot_bars(field, dataset, modulation[k], top, side)
+        lines = plot_bars(field, dataset, modulation[k], top, side)
         share = dataset["dim_common"].values[k]
         field.set_title(f"z2 [{dim}], {100 * share:.0f}% common", fontsize=7)
         _plot_examples(examples, dataset.isel(z2_dim=k))
@@ -182,7 +182,7 @@ def plot_modulation_fields(dataset: xr.Dataset) -> style.Picture:
     return style.Picture(figure, caption)
 
 
-def _plot_bars(axis: Axes, dataset: xr.Dataset, modulation: np.ndarray, top: float, side: int) -> LineCollection:
+def plot_bars(axis: Axes, dataset: xr.Dataset, modulation: np.ndarray, top: float, side: int) -> LineCollection:
     """Units as bars, the strongest in front and the widest."""
     order = np.argsort(np.abs(modulation))
     angle = np.radians(dataset["orientation"].values[order])
