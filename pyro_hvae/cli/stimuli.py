@@ -113,6 +113,7 @@ def _parser(kind: str, make: Callable[..., Any]) -> argparse.ArgumentParser:
             parser.add_argument(flag, required=required, metavar="RUN", help=text)
             continue
         annotation = str(parameter.annotation)
+        annotation = {"Values": "Sequence[float]", "Names": "Sequence[str]"}.get(annotation, annotation)
         many = annotation.startswith("Sequence[")
         kind_of = annotation.removeprefix("Sequence[").removesuffix("]").split(" |")[0]
         shown = "" if required or parameter.default is None else f"default: {_shown(parameter.default)}"

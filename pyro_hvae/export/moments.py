@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_hvae.arguments import contiguous
 from pyro_hvae.bounds.structure import Structure
 from pyro_hvae.bounds.traces import PairTrace, check_layout, check_support, log_prob, sample_sites, trace_pair
 from pyro_hvae.errors import HVAEError
@@ -60,7 +61,7 @@ class Moments:
         if not np.isfinite(values).all():
             raise HVAEError("the images hold NaN or infinite values")
         like = next(self.vae.parameters())
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device=self.device, dtype=like.dtype)
+        return torch.from_numpy(contiguous(values)).to(device=self.device, dtype=like.dtype)
 
     def of(self, chunk: xr.Dataset) -> dict[str, xr.Dataset]:
         """The per-image groups of the posterior file."""

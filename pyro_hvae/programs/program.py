@@ -9,6 +9,7 @@ from typing import Any
 from pyro.poutine.runtime import am_i_wrapped, effectful
 from torch import Tensor, nn
 
+from pyro_hvae.arguments import as_annotated, whole_number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs.sites import family_class
 
@@ -67,13 +68,14 @@ class LayeredProgram(Program):
     families: tuple[str, ...]
 
     def _set_sites(self, pixels: int, dims: Sequence[int], families: Sequence[str] | None) -> None:
-        self.pixels, self.dims = int(pixels), tuple(int(d) for d in dims)
-        if not self.dims or min(self.pixels, *self.dims) < 1:
+        self.pixels = whole_number("pixels", pixels, 1)
+        self.dims = tuple(whole_number("each of dims", d, 1) for d in as_annotated("dims", dims, Sequence[int]))
+        if not self.dims:
             raise HVAEError(
-                f"{type(self).__name__} needs at least one pixel and one dimension per layer, got "
-                f"pixels={pixels}, dims={tuple(dims)}"
+                f"{type(self).__name__} needs at least one layer; give its dimensions, as in dims=(450, 20); got dims=()"
             )
-        self.families = ("laplace",) + ("normal",) * (len(self.dims) - 1) if families is None else tuple(families)
+        given = as_annotated("families", families, Sequence[str] | None)
+        self.families = ("laplace",) + ("normal",) * (len(self.dims) - 1) if given is None else given
         if len(self.families) != len(self.dims):
             raise HVAEError(
                 f"{type(self).__name__} has {len(self.dims)} layers (dims={self.dims}) but "
@@ -100,15 +102,14 @@ class LayeredProgram(Program):
             )
 
     def _check_hidden(self, name: str, hidden: Sequence[Sequence[int]], expected: int) -> tuple[tuple[int, ...], ...]:
-        if (
-            not isinstance(hidden, Sequence)
-            or len(hidden) != expected
-            or not all(isinstance(h, Sequence) for h in hidden)
-        ):
+        found = as_annotated(name, hidden, Sequence[Any])
+        if len(found) != expected:
             raise HVAEError(
-                f"{type(self).__name__} with {self.layers} layers needs {expected} tuples of hidden units in "
-                f"{name}, one per network, z1's first; got {hidden!r}"
+                f"{type(self).__name__} with dims={self.dims} needs hidden units of {expected} network(s) in {name}, z1's "
+                f"first, as in {name}={((200,),) * expected}; got {hidden!r}"
             )
-        if any(n < 1 for h in hidden for n in h):
-            raise HVAEError(f"every layer needs at least one unit; got {name}={hidden!r}, leave a layer out instead")
-        return tuple(tuple(int(n) for n in h) for h in hidden)
+        return tuple(self._check_units(f"each of {name}", units) for units in found)
+
+    def _check_units(self, name: str, units: Sequence[int]) -> tuple[int, ...]:
+        """Units of each layer of one network."""
+        return tuple(whole_number(f"every layer of {name}", n, 1) for n in as_annotated(name, units, Sequence[int]))

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.lib.stride_tricks import sliding_window_view
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.controls import control as named_control
 from pyro_hvae.stimuli.displays import check_size
@@ -93,6 +94,7 @@ def synthesised_images(folder: str | os.PathLike) -> list[SynthesisedImage]:
     return images
 
 
+@checked
 def synthesised_patches(
     images: str | os.PathLike,
     *,

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.controls import control as named_control
 from pyro_hvae.stimuli.cutting import Alteration, Region, cut, halves
@@ -17,6 +18,7 @@ from pyro_hvae.stimuli.sources import EMBEDDED_TEXTURES, open_source
 from pyro_hvae.stimuli.whitening import Whitening
 
 
+@checked
 def texture_patches(
     size: int = 20,
     source: str | os.PathLike = "embedded",

@@ -18,6 +18,7 @@ import xarray as xr
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, as_completed
 
+from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.storage.provenance import git_revision, versions
@@ -33,6 +34,7 @@ CONNECT = "20s"
 IGNORE_INTERRUPT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
+@checked
 def sweep(
     settings: Mapping[str, Any],
     axes: Mapping[str, Sequence[Any]],
@@ -114,8 +116,8 @@ def sweep(
 def _check(export: int, workers: int | None, threads: int, scheduler: str | Client | None, device: str) -> None:
     torch_device(device)
     for name, value, least in (("export", export, 0), ("workers", workers, 1), ("threads", threads, 1)):
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise HVAEError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if value is not None:
+            whole_number(name, value, least)
     if scheduler is not None and workers is not None:
         raise HVAEError("workers are processes on this machine; a scheduler has its own, so give one of the two")
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pyro import infer, poutine
 
+from pyro_hvae.arguments import checked, contiguous
 from pyro_hvae.bounds.objectives import Bound
 from pyro_hvae.bounds.pyro_objectives import check_objective
 from pyro_hvae.bounds.traces import check_all_images, check_layout, check_support, trace_pair
@@ -34,6 +35,7 @@ from pyro_hvae.training.training_loop import Loop, Run
 DEVICES = ("auto", "cpu", "cuda")
 
 
+@checked
 def fit(
     vae: HVAE,
     data: PatchData,
@@ -97,9 +99,14 @@ def fit(
     target = torch_device(device)
     objective = default_objective(vae, recipe) if objective is None else objective
     with alone(), processes(target) as together:
-        return prepare(
+        loop = prepare(
             vae, data, objective, config, target, compile, out, overwrite=overwrite, resume=resume, processes=together
-        ).run(resume, progress)
+        )
+        try:
+            return loop.run(resume, progress)
+        finally:
+            if not resume:
+                loop.discard_unbegun()
 
 
 def prepare(
@@ -148,18 +155,20 @@ def prepare(
     }
     compiling = config.steps >= COMPILE_FROM if compile == "auto" else compile
     main = processes is None or processes.rank == 0
-    # Of several processes one makes the directory; the others read it where a run is resumed.
+    loop = Loop(vae, data, objective, config, None, described, target, compiling, processes)
+    # Last, when there is nothing left to refuse. Of several processes one makes the directory; the others read it where a run
+    # is resumed.
     where = out if main or resume else None
-    directory = _directory(where, described | {"compile": compiling}, data, overwrite and main, resume)
+    directory = loop.directory = _directory(where, described | {"compile": compiling}, data, overwrite and main, resume)
     if resume and directory is not None:
         described["starts"] = vae.starts = directory.config.get("starts", [])
     if resume and compile == "auto":
         compiling = directory.config.get("compile", compiling)  # a compiled step rounds otherwise than an eager one
-    if compile == "auto" and compiling:
-        compiling = "auto"
-    return Loop(vae, data, objective, config, directory, described, target, compiling, processes)
+    loop.compile = "auto" if compile == "auto" and compiling else compiling
+    return loop
 
 
+@checked
 def resume(
     out: str | os.PathLike[str],
     *,
@@ -238,12 +247,12 @@ def _check_parameters(vae: HVAE, x: torch.Tensor) -> None:
 def _check_support(vae: HVAE, data: PatchData, config: FitConfig, probe: torch.Tensor) -> None:
     """Refuse images outside the support of the likelihood, which are found by no other check: validation is off in training."""
     with torch.random.fork_rng(devices=[probe.device] if probe.is_cuda else []), evaluating(vae):
-        for images in (data.train["x"].values, data.test["x"].values):
-            x = torch.from_numpy(np.ascontiguousarray(images[: config.batch])).to(probe)
+        for images in (contiguous(data.train["x"].values), contiguous(data.test["x"].values)):
+            x = torch.from_numpy(images[: config.batch]).to(probe)
             pair = trace_pair(vae.model, vae.guide, (x,), {})
             check_layout(pair)
             check_support(pair)
-            check_all_images(pair, torch.from_numpy(np.ascontiguousarray(images)))
+            check_all_images(pair, torch.from_numpy(images))
 
 
 def _depends(density: torch.Tensor, leaf: torch.Tensor) -> bool:
@@ -285,5 +294,9 @@ def _directory(
             )
         return directory
     directory = RunDirectory.create(out, described, overwrite=overwrite)
-    directory.write_data(data)
+    try:
+        directory.write_data(data)
+    except BaseException:
+        directory.discard()
+        raise
     return directory

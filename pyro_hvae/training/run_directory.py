@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.densities.matching import SCHEMA as YARDSTICKS
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE, from_config
@@ -162,6 +163,14 @@ class RunDirectory:
             write_atomically(path / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
             (path / "checkpoints").mkdir(exist_ok=True)
         return cls(path, full)
+
+    def discard(self) -> None:
+        """Remove what was written, where nothing came of the run; other files stay."""
+        for file in _written_by_a_run(self.path):
+            file.unlink()
+        for folder in (self.path / "checkpoints", self.path):
+            with suppress(OSError):  # not empty
+                folder.rmdir()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
@@ -309,6 +318,7 @@ def read_netcdf(path: Path) -> xr.Dataset:
         raise HVAEError(f"{path}: damaged or not a netCDF file ({type(error).__name__}: {error})") from error
 
 
+@checked
 def load(path: str | os.PathLike[str], *, vae: HVAE | None = None) -> HVAE:
     """The trained pair of a run directory (its newest checkpoint), or of one checkpoint inside a run directory.
 

@@ -273,13 +273,13 @@ def test_programs_of_ones_own_can_be_exported():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (dict(draws=-1), "draws must be 0 or more"),
+        (dict(draws=-1), "draws must be a whole number of at least 0, got -1"),
         (dict(resample=5), "resample=5 needs draws"),
         (dict(units=(3, 6)), "from 0 to 5; got"),
         (dict(units=(1, 1)), "distinct"),
         (dict(evidence=1), "at least 2, or 0 for none; got 1"),
         (dict(evidence_images=5), "evidence_images=5 needs evidence=K"),
-        (dict(receptive_fields=-1), "0 for none; got -1"),
+        (dict(receptive_fields=-1), "receptive_fields must be a whole number of at least 0, got -1"),
     ],
 )
 def test_bad_requests_are_refused(options, says):
@@ -288,7 +288,7 @@ def test_bad_requests_are_refused(options, says):
 
 
 def test_bad_images_are_refused():
-    with pytest.raises(HVAEError, match="of 16 pixels"):
+    with pytest.raises(HVAEError, match="with 16 pixels, got .3, 25."):
         export_posterior(small_pair(), np.zeros((3, 25), np.float32))
     with pytest.raises(HVAEError, match="no images"):
         export_posterior(small_pair(), np.zeros((0, 16), np.float32))
