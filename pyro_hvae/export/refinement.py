@@ -100,8 +100,12 @@ def refine(
             falling.step()
     moved = {**shifts, **{s: tuple(v.detach() for v in pair) for s, pair in free.items()}}
     before, after = (elbo(_pair(vae, x, s), x, COMPARED, seed)[0] for s in (shifts, moved))
-    better = (after > before)[:, None]
-    kept = {s: tuple(torch.where(better, m, b) for m, b in zip(moved[s], shifts[s], strict=True)) for s in moved}
+    better = after > before
+
+    def chosen_of(m: Tensor, b: Tensor) -> Tensor:
+        return torch.where(better.reshape(-1, *(1,) * (m.dim() - 1)), m, b)
+
+    kept = {s: tuple(chosen_of(m, b) for m, b in zip(moved[s], shifts[s], strict=True)) for s in moved}
     return _pair(vae, x, kept)
 
 

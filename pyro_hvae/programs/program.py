@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped, effectful
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_hvae.arguments import as_annotated, whole_number
@@ -29,9 +32,7 @@ class Program(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if am_i_wrapped():
-            # The id keeps apart the parameters of two programs of one class: SVI trains what has a name of its own.
-            for name, parameter in self.named_parameters(prefix=f"{type(self).__name__}_{id(self):x}"):
-                _announce(name, parameter)
+            announce_parameters(self)
         return super().__call__(*args, **kwargs)
 
 
@@ -50,9 +51,41 @@ class _Itself:
         return _Itself, ()
 
 
-def _announce(name: str, parameter: Tensor) -> None:
-    parameter.unconstrained = _Itself(parameter)  # SVI asks each parameter for it
-    effectful(lambda value: value, type="param")(parameter, name=name)
+def announce_parameters(program: nn.Module) -> None:
+    """One ``param`` statement for each parameter of a module."""
+    # The id keeps apart the parameters of two programs of one class: SVI trains what has a name of its own.
+    for name, parameter in program.named_parameters(prefix=f"{type(program).__name__}_{id(program):x}"):
+        parameter.unconstrained = _Itself(parameter)  # SVI asks each parameter for it
+        effectful(lambda value: value, type="param")(parameter, name=name)
+
+
+def announcing(program: nn.Module) -> Callable:
+    """A program that announces its parameters; as it is where it does so by itself."""
+    if isinstance(program, (Program, PyroModule)):
+        return program
+
+    def announced(*args: Any, **kwargs: Any) -> Any:
+        announce_parameters(program)
+        return program(*args, **kwargs)
+
+    return announced
+
+
+def is_stochastic(site: Mapping[str, Any]) -> bool:
+    """Whether a site (of a trace, or a message) is one of the program's: no plate's index, no ``pyro.deterministic``."""
+    return site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
+
+
+@contextmanager
+def evaluating(pair: nn.Module) -> Iterator[None]:
+    """No dropout meanwhile, and nothing learnt by BatchNorm layers."""
+    modes = {module: module.training for module in pair.modules()}
+    pair.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class LayeredProgram(Program):

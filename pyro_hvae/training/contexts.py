@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import torch
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.programs import HVAE
 
 _training = threading.Lock()
 
@@ -39,18 +38,6 @@ def matmul_precision(name: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def evaluating(vae: HVAE) -> Iterator[None]:
-    """No dropout meanwhile, and nothing learnt by BatchNorm layers."""
-    modes = {module: module.training for module in vae.modules()}
-    vae.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 class frozen:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import infer, poutine
+from pyro import infer
 
 from pyro_hvae.arguments import checked, contiguous
 from pyro_hvae.bounds.objectives import Bound
@@ -17,6 +17,7 @@ from pyro_hvae.bounds.pyro_objectives import check_objective
 from pyro_hvae.bounds.traces import check_all_images, check_layout, check_support, trace_pair
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs import HVAE, from_config
+from pyro_hvae.programs.program import evaluating
 from pyro_hvae.stimuli import PatchData, natural_patches
 from pyro_hvae.training.config import (
     FitConfig,
@@ -26,7 +27,7 @@ from pyro_hvae.training.config import (
     make_config,
     objective_from,
 )
-from pyro_hvae.training.contexts import alone, evaluating
+from pyro_hvae.training.contexts import alone
 from pyro_hvae.training.distributed import Processes, processes
 from pyro_hvae.training.run_directory import RunDirectory, comparable, differences, digest, fingerprint
 from pyro_hvae.training.tracing import COMPILE_FROM
@@ -133,7 +134,6 @@ def prepare(
     _check_data(vae, data, config)
     vae.to(target)
     probe = next(vae.parameters(), torch.zeros((), device=target)).new_zeros(2, vae.pixels)
-    _check_parameters(vae, probe)
     _check_support(vae, data, config, probe)
     check_objective(objective, vae, probe)
     if not isinstance(objective, Bound) and config.precision == "bfloat16":
@@ -225,24 +225,6 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def _check_parameters(vae: HVAE, x: torch.Tensor) -> None:
-    """Refuse a pair with ``pyro.param`` statements of its own, which would be neither trained nor saved."""
-    own = {id(p) for p in vae.parameters()}
-    with torch.enable_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        for program in (vae.model, vae.guide):
-            trace = poutine.trace(program).get_trace(x)
-            density = trace.log_prob_sum()
-            for name in trace.param_nodes if density.requires_grad else ():
-                value = trace.nodes[name]["value"]
-                leaf = getattr(value, "unconstrained", lambda value=value: value)()
-                # Unused ones are left over from an earlier PyroModule of the same names.
-                if id(leaf) not in own and leaf.requires_grad and _depends(density, leaf):
-                    raise HVAEError(
-                        f"{type(program).__name__} takes the parameter {name!r} from pyro.param, where it would be neither "
-                        "trained nor saved: make it an nn.Parameter of the module, or a PyroParam of a PyroModule"
-                    )
-
-
 @torch.no_grad()
 def _check_support(vae: HVAE, data: PatchData, config: FitConfig, probe: torch.Tensor) -> None:
     """Refuse images outside the support of the likelihood, which are found by no other check: validation is off in training."""
@@ -253,11 +235,6 @@ def _check_support(vae: HVAE, data: PatchData, config: FitConfig, probe: torch.T
             check_layout(pair)
             check_support(pair)
             check_all_images(pair, torch.from_numpy(images))
-
-
-def _depends(density: torch.Tensor, leaf: torch.Tensor) -> bool:
-    (gradient,) = torch.autograd.grad(density, leaf, retain_graph=True, allow_unused=True)
-    return gradient is not None
 
 
 def _check_data(vae: HVAE, data: PatchData, config: FitConfig) -> None:

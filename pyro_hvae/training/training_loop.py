@@ -19,10 +19,11 @@ from pyro_hvae.arguments import contiguous
 from pyro_hvae.bounds.objectives import ELBO
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE
+from pyro_hvae.programs.program import evaluating
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.training import history
 from pyro_hvae.training.config import FitConfig
-from pyro_hvae.training.contexts import Signals, evaluating, frozen, matmul_precision
+from pyro_hvae.training.contexts import Signals, frozen, matmul_precision
 from pyro_hvae.training.distributed import Processes, share_batch
 from pyro_hvae.training.progress import Progress
 from pyro_hvae.training.run_directory import Checkpoint, RunDirectory, earlier_fingerprint, fingerprint
