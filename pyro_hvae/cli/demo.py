@@ -88,7 +88,7 @@ def _print_comparison(report: Path) -> None:
 
     from pyro_hvae.report.page import comparison
 
-    results = json.loads((report / "results.json").read_text())
+    results = json.loads((report / "results.json").read_text(encoding="utf-8"))
     files = list(dict.fromkeys(Path(entry["file"]).stem for entry in results))
     table = Table("", *(f"{name} guide" for name in files), "unit", title="The two guides on the same generative model")
     for row in comparison(results):

@@ -256,7 +256,7 @@ class SweepDirectory:
             path.mkdir(parents=True, exist_ok=True)
             full = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **described, "versions": versions(),
                     "git_revision": git_revision(), "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
-            write_atomically(file, lambda partial: partial.write_text(json.dumps(full, indent=1)))
+            write_atomically(file, lambda partial: partial.write_text(json.dumps(full, indent=1), encoding="utf-8"))
         if not directory.patches.is_file():
             assert patches is not None
             patches.save(directory.patches)

@@ -170,4 +170,4 @@ def _keep_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     elif folder.exists() and any(folder.iterdir()):
         raise HVAEError(f"{folder} exists and is no folder of synthesised images; give another path.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write_text(json.dumps(manifest, indent=1)))
+    write_atomically(path, lambda file: file.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))
