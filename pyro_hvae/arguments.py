@@ -21,6 +21,7 @@ from pyro_hvae.errors import HVAEError, unknown
 P = ParamSpec("P")
 R = TypeVar("R")
 
+LARGEST = 2**63 - 1  # of 64 bits
 SEEDS = 2**32  # a batch is drawn with seed * 2^32 + epoch, which has to fit in 64 bits
 _WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -42,19 +43,14 @@ def plain(value: Any) -> Any:
     return value
 
 
-def whole_number(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+def whole_number(name: str, value: Any, least: int = 0, most: int = LARGEST) -> int:
     """A whole number within limits, as Python's; ``1.0``, ``True`` and ``"1"`` are none.
 
     :raises HVAEError: naming what was given.
     """
     number = plain(value)
-    if (
-        isinstance(number, bool)
-        or not isinstance(number, int)
-        or number < least
-        or (most is not None and number > most)
-    ):
-        limits = f"at least {least}" if most is None else f"{least} to {most}"
+    if isinstance(number, bool) or not isinstance(number, int) or number < least or number > most:
+        limits = f"at least {least}" if most == LARGEST else f"{least} to {most}"
         raise HVAEError(f"{name} must be a whole number of {limits}, got {_shown(value)}")
     return number
 
@@ -146,7 +142,7 @@ def _converted(value: Any, hint: Any) -> Any:
 def _single(value: Any, kind: Any) -> Any:
     found = plain(value)
     if kind is int:
-        return _instance(found, isinstance(found, int) and not isinstance(found, bool), value)
+        return _instance(found, isinstance(found, int) and not isinstance(found, bool) and abs(found) <= LARGEST, value)
     if kind is float:
         if isinstance(found, (int, float)) and not isinstance(found, bool):
             try:
@@ -200,7 +196,7 @@ def _described(hint: Any) -> str:
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         return f"a mapping from {_described(parts[0])} to {_described(parts[1])}"
     if origin in (Sequence, Iterable, tuple, list):
-        return f"a sequence (each {_described(parts[0])})"
+        return "a sequence" if parts[0] is Any else f"a sequence (each {_described(parts[0])})"
     if (origin or hint) is os.PathLike:
         return "a path"
     return _WORDS.get(hint) or str(getattr(origin or hint, "__name__", hint))

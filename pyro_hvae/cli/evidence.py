@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import argparse
 
+from pyro_hvae.cli.parsing import at_least
+
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Register the command."""
     parser = subparsers.add_parser("evidence", help="estimate log p(x) of held-out images, for one run or several")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories; all are asked about the same images")
     parser.add_argument(
-        "--limit", type=int, default=100, metavar="N", help="held-out images of the first run, at most (100)"
+        "--limit", type=at_least(1), default=100, metavar="N", help="held-out images of the first run, at most (100)"
     )
-    parser.add_argument("--particles", type=int, default=5000, metavar="K", help="importance samples an image (5000)")
+    parser.add_argument(
+        "--particles", type=at_least(2), default=5000, metavar="K", help="importance samples an image (5000)"
+    )
     parser.add_argument("--ais", action="store_true", help="annealed importance sampling from the prior as well (slow)")
     parser.add_argument(
         "--bdmc", action="store_true", help="the gap of AIS on images simulated from the model as well (slow)"
     )
-    parser.add_argument("--temperatures", type=int, default=1000, metavar="T", help="of AIS (1000)")
-    parser.add_argument("--chains", type=int, default=8, help="of AIS, an image (8)")
+    parser.add_argument("--temperatures", type=at_least(2), default=1000, metavar="T", help="of AIS (1000)")
+    parser.add_argument("--chains", type=at_least(1), default=8, help="of AIS, an image (8)")
     parser.add_argument("--out", metavar="FILE", help="netCDF file for the numbers per image")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.set_defaults(run=run)
 
 

@@ -86,7 +86,7 @@ def training_of(vae: HVAE, recipe: str | None = None) -> Training | None:
 
     :returns: None for a pair without a preset under the published recipe.
     """
-    name = recipe or vae.recipe
+    name = vae.recipe if recipe is None else recipe
     if name == "published" and vae.preset is None:
         return None
     return make_recipe(name, vae.preset, guide_name(vae.guide)).training

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -179,7 +180,8 @@ class RunDirectory:
         file = path / "config.json"
         if not file.is_file():
             raise HVAEError(
-                f"{path} is not a run directory: it has no config.json. `pyro-hvae train … --out {path}` makes one"
+                f"{path} is not a run directory: it has no config.json. "
+                f"`pyro-hvae train … --out {shlex.quote(str(path))}` makes one"
             )
         try:
             config = json.loads(file.read_bytes())
@@ -220,7 +222,9 @@ class RunDirectory:
             return None
         found = read_netcdf(file)
         if found.attrs.get("schema") != YARDSTICKS or "log_density" not in found:
-            raise HVAEError(f"{file} does not hold yardsticks; delete it and run `pyro-hvae yardstick {self.path}`")
+            raise HVAEError(
+                f"{file} does not hold yardsticks; delete it and run `pyro-hvae yardstick {shlex.quote(str(self.path))}`"
+            )
         return found.assign_coords(yardstick=found["yardstick"].values.astype(str))
 
     # -- history and checkpoints

@@ -179,7 +179,7 @@ def test_another_design_in_the_same_directory_is_refused(swept, tmp_path):
     [
         (TINY, {"dim_z3": [1]}, "unknown axis 'dim_z3'; did you mean 'dim_z"),
         (TINY | {"learningrate": 1}, AXES, "unknown setting 'learningrate'; did you mean 'learning_rate'"),
-        (TINY, {"dim_z2": 5}, "axis dim_z2 is a sequence"),
+        (TINY, {"dim_z2": 5}, "axes must be a mapping from a text to a sequence, got 5"),
         (TINY, {"dim_z2": [5, 5]}, "each of them once"),
         (TINY, {"dim_z2": []}, "needs values"),
         (TINY, {"dim_z2": ["five"]}, "dim_z2 must be int or nothing, got 'five'"),
@@ -252,9 +252,21 @@ def test_settings_are_those_of_the_preset_where_not_given():
 def test_every_setting_is_an_option_of_the_command():
     from dataclasses import fields
 
-    from pyro_hvae.cli.sweep import SETTINGS
+    from pyro_hvae.cli import parser
+    from pyro_hvae.sweeps.settings import SETTINGS
 
-    assert ("preset", *SETTINGS) == tuple(f.name for f in fields(Settings))
+    assert tuple(SETTINGS) == tuple(f.name for f in fields(Settings))
+    parsed = vars(parser().parse_args(["sweep", "TDVAE20", "--axis", "seed", "0", "--out", "x"]))
+    assert set(SETTINGS) <= set(parsed)
+
+
+def test_the_help_of_the_command_says_what_every_setting_is(capsys):
+    from pyro_hvae.sweeps.settings import SETTINGS
+
+    with pytest.raises(SystemExit, match="0"):
+        main(["sweep", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(" ".join(text.split()) in shown for name, text in SETTINGS.items() if name != "preset")
 
 
 def test_a_run_that_another_process_works_on_is_not_touched(tmp_path):
