@@ -32,6 +32,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a table with a row a run: means over images with their standard errors."""
+    import os
+    from pathlib import Path
+
     import torch
     import xarray as xr
     from rich.console import Console
@@ -94,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
     if arguments.out:
-        joined = xr.concat(results, xr.DataArray(arguments.runs, dims="run", name="run"))
+        runs = [os.path.relpath(r, Path(arguments.out).parent) if os.path.isabs(r) else r for r in arguments.runs]
+        joined = xr.concat(results, xr.DataArray(runs, dims="run", name="run"))
         joined.attrs = {"schema": EVIDENCE, "schema_version": "1"}
         with replacing(arguments.out, overwrite=arguments.overwrite, schema=EVIDENCE) as partial:
             joined.to_netcdf(partial, engine="netcdf4")

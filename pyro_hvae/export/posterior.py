@@ -31,7 +31,7 @@ from pyro_hvae.sampling.evidence import evidence_importance_sampling
 from pyro_hvae.stimuli import PatchData, Whitening
 from pyro_hvae.storage import posterior_file
 from pyro_hvae.storage.labels import storable
-from pyro_hvae.storage.provenance import git_revision, versions
+from pyro_hvae.storage.provenance import git_revision, versions, without_places
 from pyro_hvae.storage.writing import check_target
 
 GAP_STEPS = 200  # of refinement where the file itself is not refined
@@ -84,7 +84,10 @@ def export_posterior(
     :param yardsticks: a result of :func:`~pyro_hvae.densities.yardsticks.yardsticks`, kept for those of the images that it is
         about (known by their content); NaN for the others.
     :param transform: the preprocessing of the images, kept in the file.
-    :param path: file to write, zarr if it ends in ``.zarr``, netCDF-4 otherwise; None keeps everything in memory.
+    :param path: file to write, zarr if it ends in ``.zarr``, netCDF-4 otherwise; None keeps everything in memory. Where another
+        process has made a file of that name meanwhile, the result is kept under another one, and an error says so.
+    :param overwrite: replace an earlier posterior file. Close a zarr store first: what is open of one is read half old, half
+        new (an open netCDF file stays as it was).
     :returns: the opened file, or the tree in memory.
     :raises HVAEError: for images of another size or with NaN, an existing path, options that do not fit.
     """
@@ -271,7 +274,7 @@ def _attributes(vae: HVAE, request: Request, seed: int, refine: int) -> dict[str
         "preset": vae.preset or "",
         "model": config["model"]["class"],
         "guide": config["guide"]["class"] + (f", refined by {refine} steps an image" if refine else ""),
-        "configuration": json.dumps({"vae": config, "training": training, "posterior": posterior}),
+        "configuration": json.dumps(without_places({"vae": config, "training": training, "posterior": posterior})),
         "objective": objective.get("class", ""),
         "particles": objective.get("num_particles", 0),
         "seed": seed,

@@ -253,7 +253,7 @@ def open_posterior(path: str | os.PathLike[str], chunks: int | None = None, *, p
         tree.close()
         raise
     arranged = tree.map_over_datasets(lambda dataset: _arranged(dataset, chunks))
-    arranged.attrs["file"] = str(path)
+    arranged.attrs["file"] = path.name
     arranged.set_close(tree.close)
     return arranged
 

@@ -171,7 +171,7 @@ def _client(scheduler: str | Client | None, workers: int | None, threads: int, r
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=CONNECT)
-        except (OSError, ValueError, TypeError) as error:
+        except Exception as error:  # an address may fail in any way that the network and its libraries have
             raise HVAEError(
                 f"there is no dask scheduler at {scheduler} ({error}); expected an address such as tcp://host:8786"
             ) from error
