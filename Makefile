@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: env demo lint test test-slow test-gpu test-arviz1 bench bench-gpu reproduce reproduce-small clean
+.PHONY: env demo lint test test-quick test-slow test-gpu test-arviz1 bench bench-gpu reproduce reproduce-small clean
 
 env: $(VENV)/.installed
 
@@ -24,6 +24,17 @@ lint: env
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not shared"
+
+# The inner loop: a bit of every room, without training to speak of; under 90 seconds on two cores.
+QUICK := tests/test_arguments.py tests/test_wrong_values.py tests/test_package.py tests/programs/test_pairs.py \
+  tests/programs/test_user_programs.py tests/bounds/test_objectives.py tests/bounds/test_structure.py tests/bounds/test_traces.py \
+  tests/sampling/test_diagnostics.py tests/sampling/test_linear_gaussian.py tests/storage tests/stimuli/test_patches.py \
+  tests/stimuli/test_parametric.py tests/stimuli/test_readers.py tests/stimuli/test_whitening.py tests/training/test_schedules.py \
+  tests/training/test_run_directory.py \
+  tests/analysis/test_uncertainty.py tests/analysis/test_bound_terms.py tests/report/test_needs.py tests/report/test_files.py
+
+test-quick: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu and not shared" $(QUICK)
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow

@@ -135,7 +135,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
         (["export", "{trained}", "--out", "{tmp}/taken.nc"], "exists"),
         (["yardstick", "{tmp}"], "not a run directory"),
         (["yardstick", "{trained}"], "400 training patches that vary in 314 dimensions"),
-        (["yardstick", "{trained}", "--limit", "0"], "limit is a number of training patches"),
+        (["yardstick", "{trained}", "--limit", "0"], "argument --limit: must be a whole number of at least 1"),
         (["yardstick", "{trained}", "--sigma", "0.3"], "the model's own sigma is 0.4; leave --sigma out"),
         (["yardstick", "{trained}", "--patches", "{tmp}/none.nc"], "no such file"),
         (["analyse", "{tmp}/taken.nc", "--out", "{tmp}/report"], "taken.nc"),

@@ -1,6 +1,10 @@
 """What commands print and write: tables column by column, and paths checked before anything is computed."""
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +177,173 @@ def test_functions_check_their_paths_first(tmp_path, nothing_computed):
             hvae.audit(small_pair(), x, path=path)
         with pytest.raises(HVAEError, match=re.escape(str(path.parent))):
             hvae.export_posterior(small_pair(), x, path=Path(path))
+
+
+# -- one way through the command line
+
+
+def _contents(folder: Path) -> dict[Path, bytes | None]:
+    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def refused(runs, tmp_path, monkeypatch, capsys):
+    """Run a command that must be refused: its line on standard error. ``RUN``, ``DATA``, ``POSTERIOR`` stand for right ones."""
+    small_data().save(tmp_path / "data.nc")
+    (tmp_path / "a-file").write_bytes(b"mine")
+    (tmp_path / "a-directory").mkdir()
+    (tmp_path / "a-directory" / "mine").write_bytes(b"mine")
+    monkeypatch.chdir(tmp_path)
+    places = {"RUN": str(runs / "a"), "DATA": "data.nc"}
+
+    def command(text: str) -> str:
+        before = _contents(tmp_path)
+        code = main([places.get(word, word) for word in text.split()])
+        captured = capsys.readouterr()
+        assert code == 2, (text, captured)
+        assert captured.err.startswith("pyro-hvae: ") and len(captured.err.splitlines()) == 1, captured.err
+        assert _contents(tmp_path) == before, text
+        return captured.err
+
+    return command
+
+
+# Every command that writes, with all that it needs but for --out.
+WRITERS = {
+    "train": "train TDVAE20 --patches DATA --steps 1",
+    "export": "export RUN --textures none --limit 2",
+    "analyse": "analyse POSTERIOR",
+    "evidence": "evidence RUN --limit 2 --particles 2",
+    "audit": "audit RUN --limit 1",
+    "stimuli": "stimuli gratings --size 4",
+    "demo": "demo --steps 2",
+    "sweep": "sweep TDVAE20 --pixels 16 --axis seed 0 --patches DATA",
+}
+FILES = ("export", "evidence", "audit", "stimuli")
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+@pytest.mark.parametrize("out", ["a-file/x", "/proc/nowhere/x", "a-file", "a-directory"])
+def test_places_that_cannot_be_written_are_refused_in_a_line(refused, name, out):
+    printed = refused(f"{WRITERS[name]} --out {out}")
+    assert any(word in printed for word in (out, out.rpartition("/")[0] or out, "POSTERIOR"))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("out", ["a-file", "a-directory"])
+def test_overwrite_replaces_nothing_of_another_kind(refused, name, out):
+    assert out in refused(f"{WRITERS[name]} --out {out} --overwrite")
+
+
+COUNTS = [
+    *(("audit RUN --out x.nc", option) for option in ("--limit", "--units", "--samples", "--warmup", "--chains")),
+    *(("evidence RUN", option) for option in ("--limit", "--particles", "--temperatures", "--chains")),
+    *(("export RUN --out x.nc", option) for option in ("--limit", "--resample", "--moment-draws", "--evidence-images")),
+    *(("train TDVAE20 --out x", option) for option in ("--steps", "--batch", "--particles", "--dim-z1", "--log-every",
+                                                       "--train-patches", "--checkpoint-every")),
+    *(("sweep TDVAE20 --axis seed 0 --out x", option) for option in ("--workers", "--threads", "--train-patches")),
+    *(("yardstick RUN", option) for option in ("--limit", "--particles")), ("demo --out x", "--steps"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "option"), COUNTS)
+def test_numbers_beyond_their_limits_are_refused_in_a_line(refused, command, option):
+    for value in ("0", "-3", "two", "1.5", "9" * 40):
+        assert f"argument {option}" in refused(f"{command} {option}={value}"), (option, value)
+
+
+def test_zero_means_none_and_less_is_refused(refused):
+    for option in ("--draws", "--evidence", "--refine", "--gap", "--receptive-fields", "--units"):
+        assert f"argument {option}" in refused(f"export RUN --out x.nc {option}=-1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "trian", "export", "export RUN", "export RUN --out x.nc --drwas 3", "train TDVAE20 --out x --compile perhaps",
+        "stimuli gratings", "stimuli gratings --out x.nc --size four", "stimuli natural --out x.nc --source a-file",
+        "analyse a-file --out x", "analyse a-directory --out x", "analyse nowhere.nc --out x", "export a-file --out x.nc",
+        "export RUN --patches a-file --out x.nc --textures none", "export RUN --out x.nc --textures nowhere",
+        "audit a-directory --out x.nc", "evidence RUN nowhere", "yardstick a-file", "train --resume --out a-file",
+        "train TDVAE20 --out x --patches a-directory", "train TDVAE20 --out x --noise nan --patches DATA",
+        "sweep TDVAE20 --axis seed 0 --out x --patches a-file",
+        "sweep TDVAE20 --axis seed 0 --out x --steps many --patches DATA",
+        "train TDVAE20 --out x --seed 99999999999999999999 --patches DATA",
+    ],
+)  # fmt: skip
+def test_whatever_is_wrong_is_told_in_a_line(refused, text):
+    refused(text)
+
+
+def test_a_missing_audit_is_told_how_to_make_one(refused):
+    from pyro_hvae.storage.audit_file import open_audit
+
+    assert "pyro-hvae audit RUN --out FILE" in refused("analyse audit.nc --out x")
+    with pytest.raises(HVAEError, match="there is no audit audit.nc; make one with `pyro-hvae audit RUN --out FILE`"):
+        open_audit("audit.nc")
+
+
+def test_what_the_file_system_refuses_is_told_in_a_line(monkeypatch, capsys):
+    from pyro_hvae.cli import presets
+
+    def fails(error):
+        def run(arguments):
+            raise error
+
+        return run
+
+    for error, says in (
+        (PermissionError(13, "Permission denied", "/root/x"), "/root/x: Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ):
+        monkeypatch.setattr(presets, "run", fails(error))
+        assert main(["presets"]) == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"pyro-hvae: {says}") and len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_is_not_utf8(runs, encoding):
+    command = [
+        sys.executable,
+        "-m",
+        "pyro_hvae",
+        "evidence",
+        "a",
+        "--limit",
+        "3",
+        "--particles",
+        "9",
+        "--device",
+        "cpu",
+    ]
+    result = subprocess.run(
+        command, capture_output=True, cwd=runs, env=os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    )
+    assert result.returncode == 0 and b"IW-9" in result.stdout and b"Traceback" not in result.stderr, result.stderr
+
+
+def test_output_that_nobody_reads_any_more_ends_quietly():
+    command = f"{sys.executable} -m pyro_hvae presets | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert result.returncode in (0, 1, 141)  # rich ends with 1
+    assert result.stderr == ""
+
+
+def test_next_lines_can_be_pasted_into_a_shell(runs, tmp_path, monkeypatch, capsys):
+    """From a folder whose name a shell would take apart."""
+    import shutil
+
+    folder = tmp_path / "my runs; (2)"
+    folder.mkdir()
+    shutil.copytree(runs / "a", folder / "it's a")
+    monkeypatch.chdir(folder)
+    out = folder / "p 1.nc"
+    assert main(["export", "it's a", "--out", str(out), "--limit", "3", "--textures", "none", "--moment-draws", "2",
+                 "--receptive-fields", "0", "--device", "cpu"]) == 0  # fmt: skip
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
+    assert shlex.split(line)[1:] == ["pyro-hvae", "analyse", str(out), "--out", str(folder / "report")]
+    set_of = folder / "gratings $HOME.nc"
+    assert main(["stimuli", "gratings", "--size", "4", "--out", str(set_of)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
+    assert shlex.split(line)[1:6] == ["pyro-hvae", "export", "RUN", "--patches", str(set_of)]

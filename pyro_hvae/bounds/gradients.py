@@ -34,13 +34,14 @@ from torch import Tensor, nn
 from pyro_hvae.bounds.structure import Structure
 from pyro_hvae.bounds.traces import Clamp, PairTrace, log_prob, replay_model, sample_sites, trace_pair, vectorise
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.programs.program import is_stochastic
 
 GRADIENTS = ("standard", "stl", "dreg", "rao_blackwell", "rao_blackwell_stl", "rao_blackwell_dreg")
 LINEAR_SITE = "z1"
 
 
 def _is_latent(msg: Mapping[str, Any]) -> bool:
-    return msg["type"] == "sample" and not msg["is_observed"] and not site_is_subsample(msg)
+    return is_stochastic(msg) and not msg["is_observed"]
 
 
 # -- stl and dreg ----------------------------------------------------------------------------------------------------

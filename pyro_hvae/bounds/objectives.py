@@ -23,6 +23,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_hvae.arguments import as_annotated, whole_number
 from pyro_hvae.bounds import gradients
 from pyro_hvae.bounds.structure import Structure
 from pyro_hvae.bounds.traces import PairTrace, check_layout, check_reparametrised, log_prob, sample_sites, trace_pair
@@ -71,13 +72,13 @@ class Bound(PyroELBO, abc.ABC):
     """
 
     def __init__(self, num_particles: int = 1, *, beta: Beta | Mapping[str, Beta] = 1.0, gradient: str = "standard"):
-        if not (isinstance(num_particles, int) and num_particles >= 1):
-            raise HVAEError(f"num_particles must be a positive integer, got {num_particles!r}")
+        num_particles = whole_number("num_particles", num_particles, 1)
         if gradient not in gradients.GRADIENTS:
             raise unknown("gradient", gradient, gradients.GRADIENTS)
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.gradient = gradient
-        self.beta = beta if isinstance(beta, Mapping) else {"": beta}
+        given = beta if isinstance(beta, Mapping) else {"": beta}
+        self.beta = {name: as_annotated("beta", value, Beta) for name, value in given.items()}
         for name, value in self.beta.items():
             if not isinstance(value, Tensor) and not (math.isfinite(value) and value >= 0):
                 raise HVAEError(
@@ -264,9 +265,9 @@ class RenyiELBO(Bound):
     def __init__(
         self, alpha: float, num_particles: int, *, beta: Beta | Mapping[str, Beta] = 1.0, gradient: str = "standard"
     ):
-        if math.isnan(alpha):
+        self._alpha = float(as_annotated("alpha", alpha, float))
+        if math.isnan(self._alpha):
             raise HVAEError("alpha must be a number or plus or minus infinity, got nan")
-        self._alpha = float(alpha)
         super().__init__(num_particles, beta=beta, gradient=gradient)
 
     @property

@@ -26,6 +26,11 @@ def check_objective(objective: Any, vae: HVAE, x: Tensor) -> None:
     name = type(objective).__name__
     if not isinstance(objective, infer.ELBO):
         raise HVAEError(f"an objective is a bound of ours or a pyro.infer.ELBO, got {name}")
+    if isinstance(objective, (infer.ReweightedWakeSleep, infer.TraceTailAdaptive_ELBO)):
+        raise HVAEError(
+            f"{name} weighs particles by the density of the whole batch, not image by image, so that nearly all of the weight "
+            'is on one of them; use pyro_hvae.ImportanceWeightedELBO(K, gradient="dreg")'
+        )
     if name.startswith("Jit"):
         raise HVAEError(f"{name} draws infinite values from Laplace sites while it traces; use the one without Jit")
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):

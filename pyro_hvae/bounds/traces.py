@@ -13,10 +13,10 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.programs.program import is_stochastic
 
 PARTICLES = "_particles"  # name of the plate over particles, left of the image plate
 
@@ -30,11 +30,7 @@ def vectorise(program: Callable, num_particles: int) -> Callable:
 
 def sample_sites(trace: Trace, *, observed: bool) -> dict[str, dict[str, Any]]:
     """The stochastic sites of a trace in order of sampling, without the plates' own."""
-    return {
-        name: node
-        for name, node in trace.nodes.items()
-        if node["type"] == "sample" and node["is_observed"] == observed and not site_is_subsample(node)
-    }
+    return {name: node for name, node in trace.nodes.items() if is_stochastic(node) and node["is_observed"] == observed}
 
 
 class Clamp(Messenger):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from pyro_hvae.cli.parsing import at_least
+
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Register the command."""
@@ -13,16 +15,18 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "--out", required=True, metavar="FILE", help="audit file (.nc); the figure goes beside it (.png)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
-    parser.add_argument("--limit", type=int, default=16, metavar="N", help="held-out images (16)")
+    parser.add_argument("--limit", type=at_least(1), default=16, metavar="N", help="held-out images (16)")
     parser.add_argument(
-        "--units", type=int, default=40, metavar="N", help="z1 units correlated, the largest fields (40)"
+        "--units", type=at_least(2), default=40, metavar="N", help="z1 units correlated, the largest fields (40)"
     )
     parser.add_argument("--reference", help="exact, gibbs or nuts (default: the best that applies)")
-    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="of the reference, a chain (1000)")
-    parser.add_argument("--warmup", type=int, default=500, metavar="N")
-    parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument(
+        "--samples", type=at_least(1), default=1000, metavar="N", help="of the reference, a chain (1000)"
+    )
+    parser.add_argument("--warmup", type=at_least(1), default=500, metavar="N")
+    parser.add_argument("--chains", type=at_least(1), default=4)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.set_defaults(run=run)
 
 

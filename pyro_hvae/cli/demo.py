@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pyro_hvae.cli.parsing import at_least
 from pyro_hvae.errors import HVAEError
 
 STEPS = 4000
@@ -18,7 +19,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", default="runs/demo", metavar="DIR")
     parser.add_argument("--overwrite", action="store_true", help="replace DIR")
     parser.add_argument(
-        "--steps", type=int, default=STEPS, help=f"training steps ({STEPS}); half as many for the other guide"
+        "--steps", type=at_least(2), default=STEPS, help=f"training steps ({STEPS}); half as many for the other guide"
     )
     parser.set_defaults(run=run)
 

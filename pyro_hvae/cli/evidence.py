@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import argparse
 
+from pyro_hvae.cli.parsing import at_least
+
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Register the command."""
     parser = subparsers.add_parser("evidence", help="estimate log p(x) of held-out images, for one run or several")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories; all are asked about the same images")
     parser.add_argument(
-        "--limit", type=int, default=100, metavar="N", help="held-out images of the first run, at most (100)"
+        "--limit", type=at_least(1), default=100, metavar="N", help="held-out images of the first run, at most (100)"
     )
-    parser.add_argument("--particles", type=int, default=5000, metavar="K", help="importance samples an image (5000)")
+    parser.add_argument(
+        "--particles", type=at_least(2), default=5000, metavar="K", help="importance samples an image (5000)"
+    )
     parser.add_argument("--ais", action="store_true", help="annealed importance sampling from the prior as well (slow)")
     parser.add_argument(
         "--bdmc", action="store_true", help="the gap of AIS on images simulated from the model as well (slow)"
     )
-    parser.add_argument("--temperatures", type=int, default=1000, metavar="T", help="of AIS (1000)")
-    parser.add_argument("--chains", type=int, default=8, help="of AIS, an image (8)")
+    parser.add_argument("--temperatures", type=at_least(2), default=1000, metavar="T", help="of AIS (1000)")
+    parser.add_argument("--chains", type=at_least(1), default=8, help="of AIS, an image (8)")
     parser.add_argument("--out", metavar="FILE", help="netCDF file for the numbers per image")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a table with a row a run: means over images with their standard errors."""
+    import os
+    from pathlib import Path
+
     import torch
     import xarray as xr
     from rich.console import Console
@@ -90,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
     if arguments.out:
-        joined = xr.concat(results, xr.DataArray(arguments.runs, dims="run", name="run"))
+        runs = [os.path.relpath(r, Path(arguments.out).parent) if os.path.isabs(r) else r for r in arguments.runs]
+        joined = xr.concat(results, xr.DataArray(runs, dims="run", name="run"))
         joined.attrs = {"schema": EVIDENCE, "schema_version": "1"}
         with replacing(arguments.out, overwrite=arguments.overwrite, schema=EVIDENCE) as partial:
             joined.to_netcdf(partial, engine="netcdf4")

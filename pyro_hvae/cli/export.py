@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from pyro_hvae.cli.parsing import at_least, quoted
+
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Register the command."""
@@ -14,7 +16,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--patches", metavar="FILE", help="patches (PatchData.save): its test set, instead of the run's own"
     )
-    parser.add_argument("--limit", type=int, default=2000, metavar="N", help="natural patches used, at most (2000)")
+    parser.add_argument(
+        "--limit", type=at_least(1), default=2000, metavar="N", help="natural patches used, at most (2000)"
+    )
     parser.add_argument(
         "--textures",
         default="embedded",
@@ -22,7 +26,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         help="texture photographs to add: embedded, a folder, or none",
     )
     parser.add_argument(
-        "--texture-patches", type=int, default=3000, metavar="N", help="of which a third are for testing"
+        "--texture-patches", type=at_least(1), default=3000, metavar="N", help="of which a third are for testing"
     )
     parser.add_argument(
         "--texture-intensity",
@@ -33,39 +37,50 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--texture-whitening", default="natural", metavar="FIT", help="natural (the run's; the default) or own"
     )
-    parser.add_argument("--draws", type=int, default=0, metavar="N", help="posterior draws stored an image (0)")
+    parser.add_argument("--draws", type=at_least(0), default=0, metavar="N", help="posterior draws stored an image (0)")
     parser.add_argument(
-        "--resample", type=int, metavar="K", help="choose each draw among K proposals by importance weight"
+        "--resample", type=at_least(1), metavar="K", help="choose each draw among K proposals by importance weight"
     )
     parser.add_argument(
-        "--moment-draws", type=int, default=64, metavar="N", help="draws of z2 for the moments of z1 (64)"
+        "--moment-draws", type=at_least(2), default=64, metavar="N", help="draws of z2 for the moments of z1 (64)"
     )
-    parser.add_argument("--units", type=int, nargs="*", default=(), metavar="J", help="z1 units to correlate")
+    parser.add_argument("--units", type=at_least(0), nargs="*", default=(), metavar="J", help="z1 units to correlate")
     parser.add_argument(
         "--receptive-fields",
-        type=int,
+        type=at_least(0),
         default=100,
         metavar="N",
         help="images over which the guide's gradient dE[z1]/dx is averaged (100); 0 for none",
     )
     parser.add_argument(
         "--evidence",
-        type=int,
+        type=at_least(0),
         default=0,
         metavar="K",
         help="importance samples an image for log p(x) and k-hat (0: none)",
     )
     parser.add_argument(
-        "--evidence-images", type=int, metavar="N", help="images, evenly spread, that --evidence is estimated for (all)"
+        "--evidence-images",
+        type=at_least(1),
+        metavar="N",
+        help="images, evenly spread, that --evidence is estimated for (all)",
     )
     parser.add_argument(
-        "--refine", type=int, default=0, metavar="N", help="refine q of each image by N steps first (0); 200 are plenty"
+        "--refine",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="refine q of each image by N steps first (0); 200 are plenty",
     )
     parser.add_argument(
-        "--gap", type=int, default=0, metavar="N", help="images for which log p(x) - ELBO is split into its causes (0)"
+        "--gap",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="images for which log p(x) - ELBO is split into its causes (0)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.set_defaults(run=run)
 
 
@@ -76,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from pyro_hvae.densities.matching import matched, outdated
+    from pyro_hvae.errors import HVAEError
     from pyro_hvae.export.posterior import export_posterior
     from pyro_hvae.stimuli import PatchData, concatenate, texture_patches
     from pyro_hvae.stimuli.texture_preprocessing import check_texture_preprocessing
@@ -96,7 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
     if yardsticks is not None:
         sigma = getattr(vae.model, "sigma", yardsticks.attrs["sigma"])
         if other := outdated(yardsticks, sigma=float(sigma)):
-            print(f"yardsticks left out, {other}: run `pyro-hvae yardstick {run_directory.path}` to fit them again")
+            print(
+                f"yardsticks left out, {other}: run `pyro-hvae yardstick {quoted(run_directory.path)}` to fit them again"
+            )
         if other or not np.isfinite(matched(yardsticks, sets[0]["x"].values)).any():
             yardsticks = None
     if arguments.textures != "none" and transform is not None:
@@ -106,6 +124,11 @@ def run(arguments: argparse.Namespace) -> int:
             intensity=arguments.texture_intensity, whitening=arguments.texture_whitening,
         )  # fmt: skip
         sets += [textures.train, textures.test]
+    elif arguments.textures not in ("none", "embedded"):
+        raise HVAEError(
+            f"the patches of {arguments.source} arrived preprocessed, so there is no transform for the textures of "
+            f"{arguments.textures}; give --textures none"
+        )
     tree = export_posterior(
         vae,
         concatenate(*sets),
@@ -125,5 +148,5 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     print(f"{arguments.out}: {tree['observed_data'].sizes['image']} images")
-    print(f"next: pyro-hvae analyse {arguments.out} --out {Path(arguments.out).parent / 'report'}")
+    print(f"next: pyro-hvae analyse {quoted(arguments.out)} --out {quoted(Path(arguments.out).parent / 'report')}")
     return 0

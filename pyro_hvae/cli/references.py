@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from pyro_hvae.cli.parsing import at_least
+
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Register both commands."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyro_hvae.cli.parsing import Parser, quoted
 from pyro_hvae.errors import unknown
 
 #: Kind → module and function: the function's keyword arguments are the options, its docstring the help.
@@ -89,12 +90,14 @@ def _write(make: Callable[..., Any], given: dict[str, Any], out: Path, overwrite
     if data.train.sizes["image"] and len(set(data.train["family"].values)) > 1:
         lines.append(str(pixel_decoding(data)))
     limit = data.test.sizes["image"]
-    lines.append(f"next: pyro-hvae export RUN --patches {out} --textures none --limit {limit} --out posterior.nc")
+    lines.append(
+        f"next: pyro-hvae export RUN --patches {quoted(out)} --textures none --limit {limit} --out posterior.nc"
+    )
     return lines
 
 
-def _parser(kind: str, make: Callable[..., Any]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(kind: str, make: Callable[..., Any]) -> Parser:
+    parser = Parser(
         prog=f"pyro-hvae stimuli {kind}",
         description=inspect.getdoc(make),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -113,6 +116,7 @@ def _parser(kind: str, make: Callable[..., Any]) -> argparse.ArgumentParser:
             parser.add_argument(flag, required=required, metavar="RUN", help=text)
             continue
         annotation = str(parameter.annotation)
+        annotation = {"Values": "Sequence[float]", "Names": "Sequence[str]"}.get(annotation, annotation)
         many = annotation.startswith("Sequence[")
         kind_of = annotation.removeprefix("Sequence[").removesuffix("]").split(" |")[0]
         shown = "" if required or parameter.default is None else f"default: {_shown(parameter.default)}"

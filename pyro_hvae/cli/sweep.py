@@ -7,13 +7,8 @@ import json
 import signal
 from typing import Any
 
-# Settings that train has as options too; here each can be an axis instead. The names are those of the dataclass
-# pyro_hvae.sweeps.design.Settings, which a test compares: importing it here would load torch for every command.
-SETTINGS = (
-    "guide", "pixels", "dim_z1", "dim_z2", "noise", "learn_noise", "recipe", "start", "seed", "steps", "batch", "learning_rate",
-    "beta_z1", "beta_z2", "objective", "particles", "alpha", "gradient", "clip", "skip", "precision", "compile",
-    "log_every", "evaluate_every", "evaluate_images", "checkpoint_every",
-)  # fmt: skip
+from pyro_hvae.cli.parsing import at_least, quoted
+from pyro_hvae.sweeps.settings import SETTINGS
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -37,14 +32,16 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--export",
-        type=int,
+        type=at_least(0),
         default=0,
         metavar="N",
         help="held-out images in a posterior.nc in every run directory (0)",
     )
     where = parser.add_argument_group("workers")
-    where.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: one a core)")
-    where.add_argument("--threads", type=int, default=1, metavar="N", help="of torch, a worker (1)")
+    where.add_argument(
+        "--workers", type=at_least(1), metavar="N", help="processes on this machine (default: one a core)"
+    )
+    where.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="of torch, a worker (1)")
     where.add_argument("--scheduler", metavar="ADDRESS", help="dask scheduler, such as tcp://host:8786, instead")
     where.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
@@ -53,13 +50,14 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "--images", metavar="SOURCE", help="embedded (default), a folder, or an image, array or pickle file"
     )
     data.add_argument("--patches", metavar="FILE", help="patches saved before (PatchData.save), instead of --images")
-    data.add_argument("--train-patches", type=int, metavar="N")
-    data.add_argument("--test-patches", type=int, metavar="N")
+    data.add_argument("--train-patches", type=at_least(1), metavar="N")
+    data.add_argument("--test-patches", type=at_least(1), metavar="N")
     data.add_argument("--contrast", help="none (default), or unit_norm: each patch divided by its norm")
 
     shared = parser.add_argument_group("settings of all runs; each can be an --axis instead (see docs/sweeps.md)")
-    for name in SETTINGS:
-        shared.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE")
+    for name, text in SETTINGS.items():
+        if name != "preset":
+            shared.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=text)
     parser.set_defaults(run=run)
 
 
@@ -69,9 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pyro_hvae.sweeps.run import sweep
 
-    settings = {name: _value(text) for name in SETTINGS if (text := getattr(arguments, name)) is not None}
-    if arguments.preset is not None:
-        settings["preset"] = arguments.preset
+    given = {name: text for name in SETTINGS if (text := getattr(arguments, name)) is not None}
+    settings = {name: text if name == "preset" else _value(text) for name, text in given.items()}
     stopped: list[int] = []
 
     def stop(number: int, frame: object) -> None:
@@ -100,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     finished = int((results["status"] == "finished").sum())
     print(f"{arguments.out}/sweep.nc: {finished} of {results['status'].size} runs finished")
     if arguments.export:
-        print(f"next: pyro-hvae analyse {arguments.out}/*/posterior.nc --out {arguments.out}/report")
+        out = quoted(arguments.out)  # the pattern is the shell's to expand
+        print(f"next: pyro-hvae analyse {out}/*/posterior.nc --out {out}/report")
     return 0 if finished == results["status"].size else 1
 
 

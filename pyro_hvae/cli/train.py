@@ -6,6 +6,7 @@ import argparse
 import signal
 from typing import TYPE_CHECKING, Any
 
+from pyro_hvae.cli.parsing import at_least, quoted
 from pyro_hvae.errors import HVAEError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the run in DIR")
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR, with its own settings")
     parser.add_argument(
-        "--steps", type=int, help="number of updates (default: the recipe's; tens of millions as published)"
+        "--steps", type=at_least(1), help="number of updates (default: the recipe's; tens of millions as published)"
     )
     parser.add_argument(
         "--recipe", help="published (default), or fast: start, rate, clipping and schedules that get there in minutes"
@@ -40,8 +41,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
     pair = parser.add_argument_group("model and guide")
     pair.add_argument("--guide", help="another guide than the published one: ladder, top_down, bottom_up, mean_field")
-    pair.add_argument("--dim-z1", type=int)
-    pair.add_argument("--dim-z2", type=int)
+    pair.add_argument("--dim-z1", type=at_least(1))
+    pair.add_argument("--dim-z2", type=at_least(1))
     pair.add_argument("--families", nargs="+", metavar="F", help="laplace or normal, one a layer, z1's first")
     pair.add_argument("--noise", type=float, help="standard deviation of the observation noise (0.4)")
     pair.add_argument("--learn-noise", action="store_true", default=None)
@@ -58,16 +59,16 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "--images", metavar="SOURCE", help="embedded (default), a folder, or an image, array or pickle file"
     )
     data.add_argument("--patches", metavar="FILE", help="patches saved before (PatchData.save), instead of --images")
-    data.add_argument("--train-patches", type=int, metavar="N")
-    data.add_argument("--test-patches", type=int, metavar="N")
+    data.add_argument("--train-patches", type=at_least(1), metavar="N")
+    data.add_argument("--test-patches", type=at_least(1), metavar="N")
     data.add_argument("--contrast", help="none (default), or unit_norm: each patch divided by its norm")
 
     how = parser.add_argument_group("training")
     how.add_argument("--objective", help="elbo, importance_weighted or renyi")
-    how.add_argument("--particles", type=int, metavar="K")
+    how.add_argument("--particles", type=at_least(1), metavar="K")
     how.add_argument("--alpha", type=float, help="order of the Rényi bound")
     how.add_argument("--gradient", help="standard, stl, dreg, rao_blackwell, rao_blackwell_stl or rao_blackwell_dreg")
-    how.add_argument("--batch", type=int)
+    how.add_argument("--batch", type=at_least(1))
     how.add_argument(
         "--learning-rate", metavar="SCHEDULE", help="a number, or step:value pairs such as 0:1e-3,8000:1e-4"
     )
@@ -77,10 +78,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     how.add_argument("--clip", type=float, metavar="NORM", help="shorten longer gradients to this norm")
     how.add_argument("--skip", type=float, metavar="NORM", help="leave out steps with a longer gradient")
     how.add_argument("--precision", help="float32, tf32 (CUDA) or bfloat16: of matrix products")
-    how.add_argument("--seed", type=int)
-    how.add_argument("--checkpoint-every", type=int, metavar="STEPS")
-    how.add_argument("--evaluate-every", type=int, metavar="STEPS")
-    how.add_argument("--log-every", type=int, metavar="STEPS")
+    how.add_argument("--seed", type=at_least(0))
+    how.add_argument("--checkpoint-every", type=at_least(1), metavar="STEPS")
+    how.add_argument("--evaluate-every", type=at_least(1), metavar="STEPS")
+    how.add_argument("--log-every", type=at_least(1), metavar="STEPS")
     parser.set_defaults(run=run)
 
 
@@ -102,15 +103,14 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         result = _begin(arguments)
     if result.interrupted and result.path is not None:
-        print(
-            f"stopped by {result.interrupted} at step {result.step}; go on with: pyro-hvae train --resume --out {result.path}"
-        )
+        again = f"pyro-hvae train --resume --out {quoted(result.path)}"
+        print(f"stopped by {result.interrupted} at step {result.step}; go on with: {again}")
     if result.interrupted:
         return 128 + signal.Signals[result.interrupted]
     if result.path is None:  # one of several processes, of which another has written the run
         return 0
     print(f"{result.path}: {result.step} steps, held-out ELBO {float(result.history.test_elbo[-1]):.1f} nats an image")
-    print(f"next: pyro-hvae export {result.path} --out {result.path}/posterior.nc")
+    print(f"next: pyro-hvae export {quoted(result.path)} --out {quoted(result.path / 'posterior.nc')}")
     return 0
 
 

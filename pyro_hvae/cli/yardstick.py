@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from pyro_hvae.cli.parsing import at_least
+
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
@@ -22,16 +24,20 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("source", metavar="RUN", help="run directory, or one of its checkpoints")
     parser.add_argument("--refit", action="store_true", help="fit again what RUN/yardsticks.nc holds already")
-    parser.add_argument("--limit", type=int, default=60_000, metavar="N", help="training patches used, at most (60000)")
+    parser.add_argument(
+        "--limit", type=at_least(1), default=60_000, metavar="N", help="training patches used, at most (60000)"
+    )
     parser.add_argument(
         "--patches",
         metavar="FILE",
         help="the run's patches (PatchData.save), where they cannot be cut again from its record",
     )
     parser.add_argument("--sigma", type=float, help="observation noise, for a model of your own that has no sigma")
-    parser.add_argument("--particles", type=int, default=16, metavar="K", help="draws an image for the ELBO (16)")
+    parser.add_argument(
+        "--particles", type=at_least(1), default=16, metavar="K", help="draws an image for the ELBO (16)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.set_defaults(run=run)
 
 

@@ -14,6 +14,7 @@ import xarray as xr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
+from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.densities.laplace_ica import fit_laplace_ica
 from pyro_hvae.densities.matching import SCHEMA, SCHEMA_VERSION, digests
 from pyro_hvae.densities.principal_axes import PrincipalAxes
@@ -40,6 +41,7 @@ Progress = Callable[[str, float, float], None]
 """Told of every yardstick when it is fitted: its name, its mean held-out log density, the seconds it took."""
 
 
+@checked
 def yardsticks(
     train: xr.Dataset | np.ndarray,
     test: xr.Dataset | np.ndarray,
@@ -68,8 +70,7 @@ def yardsticks(
     """
     if not (np.isfinite(sigma) and sigma > 0):
         raise HVAEError(f"sigma is the standard deviation of the observation noise and must be positive, got {sigma!r}")
-    if limit < 1:
-        raise HVAEError(f"limit is a number of training patches, {LIMIT} by default; got {limit}")
+    whole_number("limit", limit, 1)
     x, held_out = _patches(train, "training"), _patches(test, "held-out")
     if x.shape[1] != held_out.shape[1]:
         raise HVAEError(

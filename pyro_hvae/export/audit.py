@@ -12,13 +12,15 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyro_hvae.errors import HVAEError
+from pyro_hvae.arguments import checked, whole_number
+from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.export.posterior import export_posterior
 from pyro_hvae.programs import HVAE, GenerativeModel
+from pyro_hvae.programs.images import Images
 from pyro_hvae.sampling.convergence import convergence
 from pyro_hvae.sampling.hmc import check_counts
 from pyro_hvae.sampling.linear_gaussian import linear_gaussian_posterior, why_not_linear_gaussian
-from pyro_hvae.sampling.reference import reference_posterior
+from pyro_hvae.sampling.reference import METHODS, reference_posterior
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.storage.audit_file import SCHEMA, SCHEMA_VERSION, check_audit_target, validate_audit, write_audit
 from pyro_hvae.storage.posterior_file import LABELS, ROOT_ATTRIBUTES
@@ -27,9 +29,10 @@ DRAW_BYTES = 2**28  # of reference draws held at a time
 HALVES = 2
 
 
+@checked
 def audit(
     vae: HVAE,
-    images: xr.Dataset | PatchData | np.ndarray | Tensor,
+    images: Images | PatchData,
     *,
     units: int | Sequence[int] = 40,
     moment_draws: int = 500,
@@ -65,7 +68,17 @@ def audit(
     """
     if path is not None:
         check_audit_target(path, overwrite=overwrite)
-    check_counts(chains=chains, draws=draws, resample=resample, moment_draws=moment_draws)
+    check_counts(
+        chains=chains,
+        draws=draws,
+        resample=resample,
+        moment_draws=moment_draws,
+        num_samples=num_samples,
+        warmup=warmup,
+        thin=thin,
+    )
+    if reference is not None and reference not in METHODS:
+        raise unknown("reference method", reference, METHODS)
     if chains % HALVES:
         raise HVAEError(f"the reference is split into two halves by chains, so their number must be even, got {chains}")
     if "z1" not in vae.latents:
@@ -106,9 +119,8 @@ def audit(
 def _units(vae: HVAE, units: int | Sequence[int]) -> list[int]:
     dim = vae.latents["z1"]
     if not isinstance(units, int):
-        return [int(unit) for unit in units]  # checked by export_posterior
-    if units < 2:
-        raise HVAEError(f"correlations need at least two units, got units={units}")
+        return list(units)  # checked by export_posterior
+    whole_number("units", units, 2)  # to be correlated
     if not isinstance(vae.model, GenerativeModel):
         return list(range(min(units, dim)))
     norms = vae.model.A.detach().norm(dim=0)
@@ -120,7 +132,7 @@ def _exported(vae: HVAE, halves: list[xr.DataTree]) -> xr.Dataset:
     return xr.concat([tree["posterior_moments"].to_dataset()[names] for tree in halves], "half")
 
 
-def _observed(images: xr.Dataset | np.ndarray | Tensor, exported: xr.DataTree) -> xr.Dataset:
+def _observed(images: Images, exported: xr.DataTree) -> xr.Dataset:
     observed = exported["observed_data"].to_dataset()
     if not isinstance(images, xr.Dataset):
         return observed

@@ -11,9 +11,9 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.bounds.structure import Structure
 from pyro_hvae.bounds.traces import Clamp, check_layout, log_prob, replay_model, sample_sites, trace_pair, vectorise
-from pyro_hvae.errors import HVAEError
 from pyro_hvae.export.refinement import COMPARED, TOGETHER, all_together, elbo, refine
 from pyro_hvae.programs import HVAE
 from pyro_hvae.sampling.evidence import evidence_importance_sampling
@@ -23,6 +23,7 @@ UPPER_DRAWS = 30  # of the layers above z1, over which the family of q(z1 | x, z
 ROWS = 20_000  # pairs of image and particle evaluated at a time
 
 
+@checked
 def gap(vae: HVAE, x: Tensor, *, steps: int = 200, draws: int = 1000, seed: int = 0) -> xr.Dataset:
     """log p(x) - ELBO of each image, split into four parts that sum to it.
 
@@ -45,8 +46,7 @@ def gap(vae: HVAE, x: Tensor, *, steps: int = 200, draws: int = 1000, seed: int 
     :returns: in nats, along ``image``: the parts and ``*_standard_error`` of each (of the draws), ``elbo``, ``log_evidence``
         and its ``standard_error``, ``pareto_k``. Where that is above 0.7, ``log_evidence`` and the last part are lower bounds.
     """
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 50:
-        raise HVAEError(f"draws must be at least 50 to say anything of log p(x), got {draws!r}")
+    whole_number("draws", draws, 50)  # fewer say nothing of log p(x)
     if len(x) > TOGETHER:
         parts = [gap(vae, part, steps=steps, draws=draws, seed=seed + i) for i, part in enumerate(x.split(TOGETHER))]
         return xr.concat(parts, "image", combine_attrs="override")

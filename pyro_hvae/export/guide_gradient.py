@@ -27,7 +27,7 @@ def guide_gradient(vae: HVAE, x: Tensor) -> Tensor:
 
     def summed_mean(images: Tensor, shift: Tensor) -> Tensor:
         trace = poutine.trace(vae.guide).get_trace(images + shift)
-        return trace.nodes["z1"]["fn"].mean.sum(0)
+        return trace.nodes["z1"]["fn"].mean.sum(0).flatten()
 
     with torch.enable_grad():
         total = x.new_zeros(vae.latents["z1"], x.shape[-1])

@@ -11,8 +11,17 @@ import xarray as xr
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_hvae.arguments import contiguous
 from pyro_hvae.bounds.structure import Structure
-from pyro_hvae.bounds.traces import PairTrace, check_layout, check_support, log_prob, sample_sites, trace_pair
+from pyro_hvae.bounds.traces import (
+    PairTrace,
+    check_layout,
+    check_support,
+    family_name,
+    log_prob,
+    sample_sites,
+    trace_pair,
+)
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE
 from pyro_hvae.programs.sites import FullNormal
@@ -41,6 +50,7 @@ class Moments:
         probe = self.images(dataset.isel(image=slice(2)))
         pair = trace_pair(vae.model, vae.guide, (probe,), {})
         check_layout(pair)
+        check_exportable(pair, vae.pixels)
         structure = Structure.of(vae.model, vae.guide, (probe,), {}, pair)
         self.forms = {site: structure.analytic_form(site, pair) for site in vae.sites}
         widest = sum(p.shape[0] for p in vae.parameters() if p.dim() == 2) + sum(vae.latents.values())
@@ -60,7 +70,7 @@ class Moments:
         if not np.isfinite(values).all():
             raise HVAEError("the images hold NaN or infinite values")
         like = next(self.vae.parameters())
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device=self.device, dtype=like.dtype)
+        return torch.from_numpy(contiguous(values)).to(device=self.device, dtype=like.dtype)
 
     def of(self, chunk: xr.Dataset) -> dict[str, xr.Dataset]:
         """The per-image groups of the posterior file."""
@@ -89,6 +99,9 @@ class Moments:
         log_w = log_x + sum(log_p.values()) - sum(log_q.values())
         W = torch.softmax(log_w, 1)
 
+        def vector(t: Tensor) -> Tensor:  # events of any shape, a scalar among them, along one dimension
+            return grouped(t).reshape(groups, k, t.shape[1 if groups * k > 1 else 0], -1)
+
         def mean(name: str, t: Tensor) -> None:
             """Weighted over the proposals of a group, averaged over groups."""
             total.add(name, torch.einsum("gkb,gkb...->b...", W, t) if k > 1 else t.sum((0, 1)), groups)
@@ -101,17 +114,17 @@ class Moments:
             return t
 
         for site, node in guide.items():
-            conditional = grouped(node["fn"].mean)
-            centred = moments(site, grouped(node["value"]) if self.resampled else conditional)
+            conditional = vector(node["fn"].mean)
+            centred = moments(site, vector(node["value"]) if self.resampled else conditional)
             if not self.resampled:
-                mean(f"{site}_within", grouped(node["fn"].variance))
+                mean(f"{site}_within", vector(node["fn"].variance))
             if site == "z1":
                 moments("given", conditional)
                 if self.request.units:
                     u = centred[..., list(self.request.units)]
                     total.add("cross", torch.einsum("gkb,gkbi,gkbj->bij", W, u, u), groups)
-            value = None if self.forms[site] == "kl" and not self.resampled else node["value"]
-            mean(f"{site}_kl", grouped(unit_kl(node["fn"], pair.latents[site]["fn"], value)))
+            closed = self.forms[site] == "kl" and not self.resampled
+            mean(f"{site}_kl", vector(unit_kl(node["fn"], pair.latents[site]["fn"], node["value"], closed)))
         moments("x", grouped(image["fn"].mean))
         mean("x_within", grouped(image["fn"].variance))
         mean("reconstruction", log_x)
@@ -127,7 +140,7 @@ class Moments:
                 return torch.take_along_dim(t, index, 1).squeeze(1)
 
             for site, node in guide.items():
-                kept.setdefault(site, []).append(pick(grouped(node["value"])))
+                kept.setdefault(site, []).append(pick(vector(node["value"])))
                 kept.setdefault(f"{site}_log_p", []).append(pick(log_p[site]))
                 kept.setdefault(f"{site}_log_q", []).append(pick(log_q[site]))
             kept.setdefault("log_x", []).append(pick(log_x))
@@ -191,13 +204,63 @@ class Moments:
         }
 
 
-def unit_kl(q: Any, p: Any, value: Tensor | None) -> Tensor:
-    """Contribution of each dimension of a site to KL[q || p], ``(..., dim)``: in closed form, or of one draw ``value``."""
-    p = p.base_dist
-    if isinstance(q, FullNormal):  # a dimension given those before it
-        return q.unit_kl(p) if value is None else q.unit_log_prob(value) - p.log_prob(value)
-    q = q.base_dist
-    return kl_divergence(q, p) if value is None else q.log_prob(value) - p.log_prob(value)
+def check_exportable(pair: PairTrace, pixels: int) -> None:
+    """Refuse a pair with a site of which a posterior file could not hold the moments, or the KL dimension by dimension.
+
+    :raises HVAEError: naming the site, its family, what it lacks and the mend.
+    """
+    (image,) = pair.observed.items()
+    inferred = [
+        (f"site {name} of the guide", node["fn"]) for name, node in sample_sites(pair.guide, observed=False).items()
+    ]
+    for what, fn in [*inferred, (f"site {image[0]} of the model", image[1]["fn"])]:
+        try:
+            finite = bool(fn.mean.isfinite().all() and fn.variance.isfinite().all())
+        except (NotImplementedError, AttributeError):
+            finite = False
+        if not finite:
+            raise HVAEError(
+                f"{what} is a {family_name(fn)}, which has no finite mean and variance: a posterior file is made of them. The "
+                "pair can be trained, and judged by evidence_importance_sampling, but not exported; give the site a family "
+                "with moments (Normal, Laplace, Bernoulli)"
+            )
+    if tuple(image[1]["fn"].event_shape) != (pixels,):
+        raise HVAEError(
+            f"site {image[0]} of the model has events of shape {tuple(image[1]['fn'].event_shape)}; a posterior file has "
+            f"images as (image, pixel) of {pixels} pixels: flatten them (.to_event(1))"
+        )
+    both = [*inferred, *((f"site {name} of the model", node["fn"]) for name, node in pair.latents.items())]
+    for what, fn in both:
+        if by_unit(fn) is None:
+            raise HVAEError(
+                f"{what} is a {family_name(fn)}, whose density is not one of its dimensions one by one, so that its KL "
+                "cannot be split among them, as a posterior file has it; use independent dimensions (.to_event()) or a "
+                "MultivariateNormal"
+            )
+
+
+def by_unit(fn: Any) -> Any:
+    """A distribution whose densities are one a dimension: independent ones, or a :class:`FullNormal`; None for others."""
+    while isinstance(fn, torch.distributions.Independent):
+        fn = fn.base_dist
+    if isinstance(fn, FullNormal) or not fn.event_shape:
+        return fn
+    if isinstance(fn, (torch.distributions.MultivariateNormal, torch.distributions.LowRankMultivariateNormal)):
+        return FullNormal(fn.loc, scale_tril=fn.scale_tril)
+    return None
+
+
+def unit_kl(q: Any, p: Any, value: Tensor, closed: bool) -> Tensor:
+    """Contribution of each dimension of a site to KL[q || p], shaped as its value; of the draw ``value`` where there is no
+    closed form, or none is asked for."""
+    q, p = by_unit(q), by_unit(p)
+    full = [isinstance(fn, FullNormal) for fn in (q, p)]  # a dimension given those before it
+    if closed and not full[1]:
+        return q.unit_kl(p) if full[0] and isinstance(p, torch.distributions.Normal) else kl_divergence(q, p)
+    log_q, log_p = (
+        fn.unit_log_prob(value) if dense else fn.log_prob(value) for fn, dense in zip((q, p), full, strict=True)
+    )
+    return log_q - log_p
 
 
 class Sums:

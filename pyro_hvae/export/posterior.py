@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from pyro_hvae.arguments import checked, contiguous, whole_number
 from pyro_hvae.densities.matching import matched
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.export.gap import PARTS
@@ -25,19 +26,22 @@ from pyro_hvae.export.moments import Moments, Request
 from pyro_hvae.export.refinement import TOGETHER, RefinedGuide, all_together
 from pyro_hvae.export.refinement import refine as refine_guide
 from pyro_hvae.programs import HVAE, GenerativeModel
+from pyro_hvae.programs.images import Images, flattened
 from pyro_hvae.sampling.evidence import evidence_importance_sampling
 from pyro_hvae.stimuli import PatchData, Whitening
 from pyro_hvae.stimuli.patches import TEXTURE_ATTRIBUTES
 from pyro_hvae.storage import posterior_file
-from pyro_hvae.storage.provenance import git_revision, versions
+from pyro_hvae.storage.labels import storable
+from pyro_hvae.storage.provenance import git_revision, versions, without_places
 from pyro_hvae.storage.writing import check_target
 
 GAP_STEPS = 200  # of refinement where the file itself is not refined
 
 
+@checked
 def export_posterior(
     vae: HVAE,
-    images: xr.Dataset | PatchData | np.ndarray | Tensor,
+    images: Images | PatchData,
     *,
     draws: int = 0,
     resample: int | None = None,
@@ -61,7 +65,8 @@ def export_posterior(
     variance), so they are far less noisy than moments of draws. Everything is computed chunk by chunk.
 
     :param images: patches of the model's size: a dataset with ``x (image, pixel)`` and labels (``data.test``), a
-        :class:`~pyro_hvae.stimuli.PatchData` (its test set and transform), or an array ``(image, pixel)``.
+        :class:`~pyro_hvae.stimuli.PatchData` (its test set and transform), or an array ``(image, pixel)`` or
+        ``(image, y, x)``, or one image.
     :param draws: posterior draws an image to store, with their log weights, densities, k-hat; 0 for none.
     :param resample: importance resampling: each draw is one of this many proposals, chosen by weight (Algorithm 2 of
         Vas 2024). Moments, too, are then self-normalised over such groups, ``draws`` of them.
@@ -80,7 +85,10 @@ def export_posterior(
     :param yardsticks: a result of :func:`~pyro_hvae.densities.yardsticks.yardsticks`, kept for those of the images that it is
         about (known by their content); NaN for the others.
     :param transform: the preprocessing of the images, kept in the file.
-    :param path: file to write, zarr if it ends in ``.zarr``, netCDF-4 otherwise; None keeps everything in memory.
+    :param path: file to write, zarr if it ends in ``.zarr``, netCDF-4 otherwise; None keeps everything in memory. Where another
+        process has made a file of that name meanwhile, the result is kept under another one, and an error says so.
+    :param overwrite: replace an earlier posterior file. Close a zarr store first: what is open of one is read half old, half
+        new (an open netCDF file stays as it was).
     :returns: the opened file, or the tree in memory.
     :raises HVAEError: for images of another size or with NaN, an existing path, options that do not fit.
     """
@@ -102,11 +110,10 @@ def export_posterior(
         images = images.test
     dataset = _dataset(images, vae.pixels)
     request = _check(vae, draws, resample, moment_draws, units)
-    if min(refine, gap) < 0:
-        raise HVAEError(f"refine is a number of steps and gap one of images, 0 for none; got {refine} and {gap}")
+    for name, count in (("refine", refine), ("gap", gap), ("receptive_fields", receptive_fields)):
+        whole_number(name, count)
+    whole_number("prior_samples", prior_samples, 1)
     judged = _judged(dataset.sizes["image"], evidence, evidence_images)
-    if receptive_fields < 0:
-        raise HVAEError(f"receptive_fields is a number of images, 0 for none; got {receptive_fields}")
     device = next(vae.parameters()).device
     attrs = _attributes(vae, request, seed, refine)
     attrs |= {name: dataset.attrs[name] for name in TEXTURE_ATTRIBUTES if name in dataset.attrs}
@@ -139,22 +146,32 @@ def export_posterior(
     return posterior_file.open_posterior(path, partial=partial)
 
 
-def _dataset(images: xr.Dataset | np.ndarray | Tensor, pixels: int) -> xr.Dataset:
-    if isinstance(images, Tensor):
-        images = images.detach().cpu().numpy()
-    if not isinstance(images, xr.Dataset):
-        images = xr.Dataset({"x": (("image", "pixel"), np.asarray(images))})
-    if "x" not in images or images["x"].dims != ("image", "pixel") or images.sizes["pixel"] != pixels:
-        raise HVAEError(f"expected images x (image, pixel) of {pixels} pixels, got {dict(images.sizes)}; whiten and flatten "
-                        "patches of the model's size")  # fmt: skip
-    if images.sizes["image"] == 0:
-        raise HVAEError("there are no images to infer the causes of")
-    return images
+def _dataset(images: Images, pixels: int) -> xr.Dataset:
+    x = flattened(images, pixels)
+    values = (x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy()  # numpy has no bfloat16
+    if isinstance(images, xr.Dataset):
+        named = [name for name in posterior_file.LABELS if name in images.data_vars]
+        plain = images.assign(x=(("image", "pixel"), values), **_pictures(images))
+        return storable(plain.set_coords(named), taken=True)
+    return xr.Dataset({"x": (("image", "pixel"), values)})
+
+
+def _pictures(images: xr.Dataset) -> dict[str, Any]:
+    """``mask`` and ``original``, where there are any, as they are kept."""
+    kept: dict[str, Any] = {}
+    for name in ("mask", "original"):
+        if name in images:
+            if images[name].dims != ("image", "pixel") or images[name].dtype.kind not in "fiub":
+                raise HVAEError(f"{name} of the images must be numbers (image, pixel), got {images[name].dims} of "
+                                f"{images[name].dtype}")  # fmt: skip
+            values = images[name].values
+            kept[name] = (("image", "pixel"), values.astype(bool) if name == "mask" else contiguous(values))
+    return kept
 
 
 def _check(vae: HVAE, draws: int, resample: int | None, moment_draws: int, units: Sequence[int]) -> Request:
-    if draws < 0 or moment_draws < 2:
-        raise HVAEError(f"draws must be 0 or more and moment_draws 2 or more, got {draws} and {moment_draws}")
+    whole_number("draws", draws)
+    whole_number("moment_draws", moment_draws, 2)
     if resample is not None and (resample < 1 or draws < 2):
         raise HVAEError(f"resample={resample} needs draws (at least 2, got {draws}) and at least 1 proposal a draw")
     dim = vae.latents.get("z1", 0)
@@ -259,7 +276,7 @@ def _attributes(vae: HVAE, request: Request, seed: int, refine: int) -> dict[str
         "preset": vae.preset or "",
         "model": config["model"]["class"],
         "guide": config["guide"]["class"] + (f", refined by {refine} steps an image" if refine else ""),
-        "configuration": json.dumps({"vae": config, "training": training, "posterior": posterior}),
+        "configuration": json.dumps(without_places({"vae": config, "training": training, "posterior": posterior})),
         "objective": objective.get("class", ""),
         "particles": objective.get("num_particles", 0),
         "seed": seed,

@@ -14,6 +14,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.bounds.objectives import ELBO
 from pyro_hvae.bounds.traces import sample_sites, trace_pair
 from pyro_hvae.errors import HVAEError
@@ -55,6 +56,7 @@ class RefinedGuide(nn.Module):
             self.guide(x)
 
 
+@checked
 def refine(
     vae: HVAE,
     x: Tensor,
@@ -76,8 +78,7 @@ def refine(
     :param start: shifts to go on from.
     :raises HVAEError: for a negative number of steps, and sites that are not Normal, Laplace, or their product.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise HVAEError(f"refine is a number of steps, 0 for none; got {steps!r}")
+    whole_number("steps", steps)
     devices = [x.device] if x.is_cuda else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad(), ExitStack() as stack:
         stack.enter_context(frozen(list(vae.parameters())))
@@ -99,8 +100,12 @@ def refine(
             falling.step()
     moved = {**shifts, **{s: tuple(v.detach() for v in pair) for s, pair in free.items()}}
     before, after = (elbo(_pair(vae, x, s), x, COMPARED, seed)[0] for s in (shifts, moved))
-    better = (after > before)[:, None]
-    kept = {s: tuple(torch.where(better, m, b) for m, b in zip(moved[s], shifts[s], strict=True)) for s in moved}
+    better = after > before
+
+    def chosen_of(m: Tensor, b: Tensor) -> Tensor:
+        return torch.where(better.reshape(-1, *(1,) * (m.dim() - 1)), m, b)
+
+    kept = {s: tuple(chosen_of(m, b) for m, b in zip(moved[s], shifts[s], strict=True)) for s in moved}
     return _pair(vae, x, kept)
 
 

@@ -19,6 +19,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_hvae.arguments import as_annotated
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs.networks import MLP
 from pyro_hvae.programs.program import LayeredProgram
@@ -48,7 +49,7 @@ class GenerativeModel(LayeredProgram, abc.ABC):
         super().__init__()
         self._set_sites(pixels, dims, families)
         hidden = self._check_hidden("hidden", hidden, self.layers - 1)
-        noise = float(noise)
+        noise = float(as_annotated("noise", noise, float))
         if not (math.isfinite(noise) and noise > 0):
             raise HVAEError(f"the observation noise is a standard deviation and must be positive, got noise={noise!r}")
         self.conditionals = nn.ModuleList(
@@ -166,10 +167,11 @@ class SkipModel(GenerativeModel):
         noise: float = 0.4,
         learn_noise: bool = False,
     ):
-        if len(tuple(dims)) < 2:
-            raise HVAEError(f"SkipModel needs a layer above z1 to skip from, got dims={tuple(dims)}; use LinearModel")
+        dims = as_annotated("dims", dims, Sequence[int])
+        if len(dims) < 2:
+            raise HVAEError(f"SkipModel needs a layer above z1 to skip from, got dims={dims}; use LinearModel")
         super().__init__(pixels, dims, families, hidden, noise, learn_noise)
-        (skip_hidden,) = self._check_hidden("(skip_hidden,)", (skip_hidden,), 1)
+        skip_hidden = self._check_units("skip_hidden", skip_hidden)
         self.skip = MLP(sum(self.dims[1:]), skip_hidden)
         self.skip_to_image = nn.Linear(self.skip.out_features, self.pixels, bias=False)
         self.config["skip_hidden"] = skip_hidden

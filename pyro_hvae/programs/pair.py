@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_hvae.arguments import whole_number
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs.guides import BottomUpGuide, MeanFieldGuide, TopDownGuide
 from pyro_hvae.programs.ladder import LadderGuide
 from pyro_hvae.programs.models import LinearModel, MarkovModel, SkipModel
-from pyro_hvae.programs.program import LayeredProgram
+from pyro_hvae.programs.program import LayeredProgram, evaluating, is_stochastic
 from pyro_hvae.programs.widths import published_hidden
 
 MODELS: dict[str, type[LayeredProgram]] = {"linear": LinearModel, "markov": MarkovModel, "skip": SkipModel}
@@ -53,22 +55,36 @@ class HVAE(nn.Module):
         images: Tensor | None = None,
     ):
         super().__init__()
+        for kind, program in (("model", model), ("guide", guide)):
+            if not isinstance(program, nn.Module):
+                raise HVAEError(
+                    f"the {kind} must be an nn.Module whose forward is the Pyro program, got {type(program).__name__}: what a "
+                    "function takes from pyro.param or pyro.module is Pyro's global store's, and would be neither moved to a "
+                    "device, saved nor loaded with the pair. Make it a class with its networks and nn.Parameters as attributes"
+                )
         self.model, self.guide, self.preset = model, guide, preset
         self.recipe = "published"
         self.starts: list[dict[str, Any]] = []
         self.record: dict[str, Any] = {}
-        self.pixels = int(pixels if pixels is not None else getattr(model, "pixels", 0))
-        if self.pixels < 1:
+        given = pixels if pixels is not None else getattr(model, "pixels", None)
+        if given is None:
             raise HVAEError(
                 "the model has no attribute 'pixels'; give HVAE(model, guide, pixels=...) so that the pair "
                 "can be checked on an image"
             )
+        self.pixels = whole_number("pixels", given, 1)
         if getattr(guide, "shared", ()) not in ((), (model,)):
             raise HVAEError(
                 f"this {type(guide).__name__} reads p(zl | zl+1) from another model than the one of the pair, so its q would "
                 'not be its product with what the model expects; build it for this model: vae.with_guide("ladder")'
             )
-        self.latents = check_pair(model, guide, self._probe() if images is None else images)
+        with evaluating(self):
+            if images is None:
+                self.latents = check_pair(model, guide, self._probe(2))
+                check_pair(model, guide, self._probe(3))  # a program for two images alone is none
+            else:
+                self.latents = check_pair(model, guide, images)
+            check_parameters(self, self._probe(2) if images is None else images)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -127,9 +143,9 @@ class HVAE(nn.Module):
             )
         return found.pop()
 
-    def _probe(self) -> Tensor:
+    def _probe(self, images: int = 2) -> Tensor:
         reference = next(self.model.parameters(), torch.zeros(()))
-        return reference.new_zeros(2, self.pixels)
+        return reference.new_zeros(images, self.pixels)
 
 
 def _program_config(program: nn.Module) -> dict[str, Any]:
@@ -195,9 +211,8 @@ def check_pair(model: Callable, guide: Callable, x: Tensor) -> dict[str, int]:
 
     :returns: the latent sites and their dimensions, in reverse order of the model's sampling.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        guide_trace = poutine.trace(guide).get_trace(x)
-        model_trace = poutine.trace(model).get_trace(x)
+    with torch.no_grad():
+        guide_trace, model_trace = _traced(guide, x), _traced(model, x)
     inferred, latent = _sites(guide_trace, False), _sites(model_trace, False)
     observed = _sites(model_trace, True)
     names = type(model).__name__, type(guide).__name__
@@ -229,7 +244,48 @@ def check_pair(model: Callable, guide: Callable, x: Tensor) -> dict[str, int]:
                 f"site {name} has shape {shape} in {names[0]} and {inferred[name]} in {names[1]} "
                 "(image, dimension); build both with the same dims"
             )
-    return {name: latent[name][-1] for name in reversed(list(latent))}
+    return {name: math.prod(latent[name][1:]) for name in reversed(list(latent))}
+
+
+def _traced(program: Callable, x: Tensor) -> Trace:
+    try:
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            return poutine.trace(program).get_trace(x)
+    except HVAEError:
+        raise
+    except Exception as error:  # whatever a program of the user's own raises
+        raise HVAEError(
+            f"{type(program).__name__} cannot be run on {len(x)} images, x of shape {tuple(x.shape)} "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); it has to take any number of images, all at "
+            "once: sample inside `with pyro.plate('image', len(x), dim=-1):` with obs=x. Of a larger data set it says so by "
+            "pyro.plate('image', size, subsample_size=len(x), dim=-1), without x[i]"
+        ) from error
+
+
+def check_parameters(vae: HVAE, x: Tensor) -> None:
+    """Refuse a pair with ``pyro.param`` statements of its own, which would be neither trained nor saved."""
+    own = {id(p) for p in vae.parameters()}
+    with torch.enable_grad(), pyro.validation_enabled(False):
+        for program in (vae.model, vae.guide):
+            trace = _traced(program, x)
+            if not trace.param_nodes:
+                continue
+            density = trace.log_prob_sum()
+            for name in trace.param_nodes if density.requires_grad else ():
+                value = trace.nodes[name]["value"]
+                leaf = getattr(value, "unconstrained", lambda value=value: value)()
+                # Unused ones are left over from an earlier PyroModule of the same names.
+                if id(leaf) not in own and leaf.requires_grad and _depends(density, leaf):
+                    raise HVAEError(
+                        f"{type(program).__name__} takes the parameter {name!r} from pyro.param or pyro.module, where it would "
+                        "be neither trained nor saved: make it an nn.Parameter or module of the program, or a PyroParam of a "
+                        "PyroModule"
+                    )
+
+
+def _depends(density: Tensor, leaf: Tensor) -> bool:
+    (gradient,) = torch.autograd.grad(density, leaf, retain_graph=True, allow_unused=True)
+    return gradient is not None
 
 
 def _sites(trace: Trace, observed: bool) -> dict[str, tuple[int, ...]]:
@@ -237,5 +293,5 @@ def _sites(trace: Trace, observed: bool) -> dict[str, tuple[int, ...]]:
     return {
         name: tuple(node["value"].shape)
         for name, node in nodes
-        if node["type"] == "sample" and node["is_observed"] == observed and not site_is_subsample(node)
+        if is_stochastic(node) and node["is_observed"] == observed
     }

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped, effectful
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_hvae.arguments import as_annotated, whole_number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs.sites import family_class
 
@@ -28,9 +32,7 @@ class Program(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if am_i_wrapped():
-            # The id keeps apart the parameters of two programs of one class: SVI trains what has a name of its own.
-            for name, parameter in self.named_parameters(prefix=f"{type(self).__name__}_{id(self):x}"):
-                _announce(name, parameter)
+            announce_parameters(self)
         return super().__call__(*args, **kwargs)
 
 
@@ -49,9 +51,41 @@ class _Itself:
         return _Itself, ()
 
 
-def _announce(name: str, parameter: Tensor) -> None:
-    parameter.unconstrained = _Itself(parameter)  # SVI asks each parameter for it
-    effectful(lambda value: value, type="param")(parameter, name=name)
+def announce_parameters(program: nn.Module) -> None:
+    """One ``param`` statement for each parameter of a module."""
+    # The id keeps apart the parameters of two programs of one class: SVI trains what has a name of its own.
+    for name, parameter in program.named_parameters(prefix=f"{type(program).__name__}_{id(program):x}"):
+        parameter.unconstrained = _Itself(parameter)  # SVI asks each parameter for it
+        effectful(lambda value: value, type="param")(parameter, name=name)
+
+
+def announcing(program: nn.Module) -> Callable:
+    """A program that announces its parameters; as it is where it does so by itself."""
+    if isinstance(program, (Program, PyroModule)):
+        return program
+
+    def announced(*args: Any, **kwargs: Any) -> Any:
+        announce_parameters(program)
+        return program(*args, **kwargs)
+
+    return announced
+
+
+def is_stochastic(site: Mapping[str, Any]) -> bool:
+    """Whether a site (of a trace, or a message) is one of the program's: no plate's index, no ``pyro.deterministic``."""
+    return site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
+
+
+@contextmanager
+def evaluating(pair: nn.Module) -> Iterator[None]:
+    """No dropout meanwhile, and nothing learnt by BatchNorm layers."""
+    modes = {module: module.training for module in pair.modules()}
+    pair.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class LayeredProgram(Program):
@@ -67,13 +101,14 @@ class LayeredProgram(Program):
     families: tuple[str, ...]
 
     def _set_sites(self, pixels: int, dims: Sequence[int], families: Sequence[str] | None) -> None:
-        self.pixels, self.dims = int(pixels), tuple(int(d) for d in dims)
-        if not self.dims or min(self.pixels, *self.dims) < 1:
+        self.pixels = whole_number("pixels", pixels, 1)
+        self.dims = tuple(whole_number("each of dims", d, 1) for d in as_annotated("dims", dims, Sequence[int]))
+        if not self.dims:
             raise HVAEError(
-                f"{type(self).__name__} needs at least one pixel and one dimension per layer, got "
-                f"pixels={pixels}, dims={tuple(dims)}"
+                f"{type(self).__name__} needs at least one layer; give its dimensions, as in dims=(450, 20); got dims=()"
             )
-        self.families = ("laplace",) + ("normal",) * (len(self.dims) - 1) if families is None else tuple(families)
+        given = as_annotated("families", families, Sequence[str] | None)
+        self.families = ("laplace",) + ("normal",) * (len(self.dims) - 1) if given is None else given
         if len(self.families) != len(self.dims):
             raise HVAEError(
                 f"{type(self).__name__} has {len(self.dims)} layers (dims={self.dims}) but "
@@ -100,15 +135,14 @@ class LayeredProgram(Program):
             )
 
     def _check_hidden(self, name: str, hidden: Sequence[Sequence[int]], expected: int) -> tuple[tuple[int, ...], ...]:
-        if (
-            not isinstance(hidden, Sequence)
-            or len(hidden) != expected
-            or not all(isinstance(h, Sequence) for h in hidden)
-        ):
+        found = as_annotated(name, hidden, Sequence[Any])
+        if len(found) != expected:
             raise HVAEError(
-                f"{type(self).__name__} with {self.layers} layers needs {expected} tuples of hidden units in "
-                f"{name}, one per network, z1's first; got {hidden!r}"
+                f"{type(self).__name__} with dims={self.dims} needs hidden units of {expected} network(s) in {name}, z1's "
+                f"first, as in {name}={((200,),) * expected}; got {hidden!r}"
             )
-        if any(n < 1 for h in hidden for n in h):
-            raise HVAEError(f"every layer needs at least one unit; got {name}={hidden!r}, leave a layer out instead")
-        return tuple(tuple(int(n) for n in h) for h in hidden)
+        return tuple(self._check_units(f"each of {name}", units) for units in found)
+
+    def _check_units(self, name: str, units: Sequence[int]) -> tuple[int, ...]:
+        """Units of each layer of one network."""
+        return tuple(whole_number(f"every layer of {name}", n, 1) for n in as_annotated(name, units, Sequence[int]))

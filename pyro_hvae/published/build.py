@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.programs.images import flattened
 from pyro_hvae.programs.pair import GUIDES, HVAE, MODELS, construct, reads_model
 from pyro_hvae.programs.widths import published_hidden
 from pyro_hvae.published.presets import preset
@@ -17,6 +18,7 @@ from pyro_hvae.starts import check_starts
 from pyro_hvae.starts import start as apply_starts
 
 
+@checked
 def build(
     name: str,
     *,
@@ -81,6 +83,6 @@ def build(
 
 def _images(data: Any) -> torch.Tensor | None:
     """Training images of what :func:`build` was given as data."""
-    if data is None or isinstance(data, torch.Tensor):
-        return data
-    return torch.from_numpy(np.ascontiguousarray(data.train["x"].values))
+    if data is None:
+        return None
+    return flattened(getattr(data, "train", data), None)

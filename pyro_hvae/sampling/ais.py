@@ -8,7 +8,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_hvae.errors import HVAEError
+from pyro_hvae.arguments import whole_number
 from pyro_hvae.sampling.hmc import StepSize, hmc
 from pyro_hvae.sampling.log_joint import Joint
 
@@ -21,8 +21,7 @@ def sigmoid_schedule(num_temperatures: int, *, steepness: float = 4.0) -> Tensor
 
     Rescaled ``1 / (1 + exp(-steepness (2k/T - 1)))`` (Wu, Burda, Salakhutdinov & Grosse 2017, arXiv 1611.04273, eq. 6).
     """
-    if num_temperatures < 2:
-        raise HVAEError(f"annealing needs at least 2 temperatures, got num_temperatures={num_temperatures}")
+    whole_number("num_temperatures", num_temperatures, 2)
     t = torch.sigmoid(steepness * torch.linspace(-1, 1, num_temperatures + 1, dtype=torch.float64))
     return (t - t[0]) / (t[-1] - t[0])
 

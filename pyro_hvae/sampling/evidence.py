@@ -15,8 +15,10 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.bounds.traces import log_weights
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.programs.images import Images, images_for
 from pyro_hvae.programs.pair import HVAE
 from pyro_hvae.sampling.ais import PILOT_SHARE, Annealing, sigmoid_schedule
 from pyro_hvae.sampling.convergence import seeded
@@ -28,12 +30,13 @@ from pyro_hvae.sampling.memory import chunk_bytes
 SCRATCH_BYTES = 2**28  # of activations at a time, unless the caller says how many rows; less where memory is scarce
 
 
+@checked
 def evidence_importance_sampling(
-    vae: HVAE, x: Tensor, num_particles: int = 5000, *, chunk: int | None = None, seed: int | None = None
+    vae: HVAE, x: Images, num_particles: int = 5000, *, chunk: int | None = None, seed: int | None = None
 ) -> xr.Dataset:
     """log p(x) = log E_q[p(x, z) / q(z | x)] with K draws of the guide an image, in bounded memory.
 
-    :param x: images ``(image, pixel)``.
+    :param x: images ``(image, pixel)``: a tensor, an array, or a dataset with ``x`` (``data.test``).
     :param num_particles: K.
     :param chunk: pairs of particle and image evaluated at a time; by default as many as take about 256 MiB, or a quarter
         of the free memory where that is less.
@@ -41,9 +44,10 @@ def evidence_importance_sampling(
         ``pareto_k`` above 0.7 says that the guide is too narrow for the numbers to be believed; it is NaN where K is too
         small (25) to fit a tail, or the weights do not vary.
     """
-    check_counts(num_particles=num_particles, **({} if chunk is None else {"chunk": chunk}))
-    if num_particles < 2:
-        raise HVAEError("a standard error needs at least two particles; give num_particles=2 or more, 5000 say")
+    whole_number("num_particles", num_particles, 2)  # for a standard error
+    if chunk is not None:
+        check_counts(chunk=chunk)
+    x = images_for(vae, x)
     rows = chunk or _rows(x, vae)
     parts = []
     with seeded(seed, x.device), torch.no_grad():
@@ -58,9 +62,10 @@ def evidence_importance_sampling(
     return _joined(parts, dict(estimator="importance sampling", num_particles=num_particles, seed=str(seed)))
 
 
+@checked
 def evidence_ais(
     model: Callable,
-    x: Tensor,
+    x: Images,
     *,
     num_temperatures: int = 1000,
     num_chains: int = 16,
@@ -81,6 +86,7 @@ def evidence_ais(
     """
     check_counts(num_chains=num_chains, leapfrog_steps=leapfrog_steps)
     temperatures = sigmoid_schedule(num_temperatures)
+    x = images_for(model, x)
     parts = []
     with seeded(seed, x.device):
         for images in _batches(x, _rows(x, model) // num_chains):
@@ -92,6 +98,7 @@ def evidence_ais(
     )
 
 
+@checked
 def bdmc(
     model: Callable,
     *,
@@ -118,6 +125,7 @@ def bdmc(
     size = pixels if pixels is not None else getattr(model, "pixels", None)
     if size is None:
         raise HVAEError(f"{type(model).__name__} has no attribute 'pixels'; give bdmc(model, pixels=...)")
+    size = whole_number("pixels", size, 1)
     parameter = next(model.parameters(), torch.zeros(())) if isinstance(model, nn.Module) else torch.zeros(())
     parts, start = [], 0
     with seeded(seed, parameter.device):
@@ -156,8 +164,6 @@ def _rows(x: Tensor, program: Callable) -> int:
 
 
 def _batches(x: Tensor, rows: int) -> Iterator[Tensor]:
-    if not len(x):
-        raise HVAEError("there are no images: x has shape (0, pixel)")
     yield from x.split(max(1, min(rows, 256)))
 
 

@@ -21,7 +21,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.programs.images import Images, images_for
 from pyro_hvae.programs.models import GenerativeModel
 from pyro_hvae.sampling.convergence import chains_tree, seeded
 from pyro_hvae.sampling.hmc import StepSize, check_counts, hmc
@@ -30,9 +32,10 @@ SCRATCH_BYTES = 2**28  # of the matrices factorised at a time
 Z1_HELD, INNOVATION_HELD = "z1 held", "innovation held"
 
 
+@checked
 def gibbs(
-    model: GenerativeModel,
-    x: Tensor,
+    model: Callable,
+    x: Images,
     *,
     num_samples: int = 1000,
     warmup: int = 500,
@@ -61,8 +64,7 @@ def gibbs(
             "use nuts(model, x)"
         )
     check_counts(num_samples=num_samples, warmup=warmup, chains=chains, thin=thin, leapfrog_steps=leapfrog_steps)
-    model._check_image(x)
-    x = x.to(model.A)
+    x = images_for(model, x)
     with seeded(seed, x.device), torch.no_grad():
         state = _Sweep(model, x, chains, leapfrog_steps, settle=warmup / 2)
         for _ in range(warmup):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_hvae.errors import HVAEError
+from pyro_hvae.arguments import whole_number
 
 TARGET_ACCEPTANCE = 0.8
 GAIN = 0.3
@@ -75,5 +75,4 @@ class StepSize:
 def check_counts(**counts: int) -> None:
     """Refuse counts below one, by name."""
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise HVAEError(f"{name} must be a whole number of at least 1, got {count!r}")
+        whole_number(name, count, 1)

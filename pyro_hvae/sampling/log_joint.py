@@ -10,13 +10,13 @@ import torch
 from pyro.distributions import Independent, TorchDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import AffineTransform, Transform
 
 from pyro_hvae.bounds.traces import PARTICLES
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.programs.program import is_stochastic
 
 
 class Joint:
@@ -92,7 +92,7 @@ class _Whitened(Messenger):
         self.log_likelihood: Any = 0.0
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if site_is_subsample(msg):
+        if not is_stochastic(msg):
             return
         fn, name = msg["fn"], msg["name"]
         self._check(name, fn, msg["scale"])
@@ -149,7 +149,7 @@ def simulate(model: Callable, num_images: int, like: Tensor) -> tuple[dict[str, 
     """
     with torch.no_grad():
         drawn = pyro.poutine.trace(pyro.poutine.uncondition(model)).get_trace(like.expand(num_images, -1))
-    sites = {n: s for n, s in drawn.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+    sites = {n: s for n, s in drawn.nodes.items() if is_stochastic(s)}
     observed: dict[str, Tensor] = {n: s["value"] for n, s in sites.items() if s["infer"].get("was_observed")}
     shapes = {name: tuple(value.shape) for name, value in observed.items()}
     if list(shapes.values()) != [(num_images, like.shape[-1])]:

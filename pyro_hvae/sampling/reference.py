@@ -16,9 +16,10 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 from pyro.infer import MCMC, NUTS
-from torch import Tensor, nn
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.programs.images import Images, images_for
 from pyro_hvae.programs.models import GenerativeModel
 from pyro_hvae.sampling.convergence import chains_tree, convergence, seeded
 from pyro_hvae.sampling.gibbs import gibbs
@@ -32,9 +33,10 @@ __all__ = [
 METHODS = ("exact", "gibbs", "nuts")
 
 
+@checked
 def reference_posterior(
-    model: nn.Module,
-    x: Tensor,
+    model: Callable,
+    x: Images,
     *,
     method: str | None = None,
     num_samples: int = 1000,
@@ -61,15 +63,17 @@ def reference_posterior(
     if method == "nuts":
         return nuts(model, x, num_samples=num_samples, warmup=warmup, chains=chains, thin=thin, seed=seed)
     check_counts(num_samples=num_samples, chains=chains)
+    x = images_for(model, x)
     posterior = linear_gaussian_posterior(model, x)
     with seeded(seed, x.device):
         draws = {site: z.cpu().numpy() for site, z in posterior.sample((chains, num_samples)).items()}
     return chains_tree(draws, {}, dict(sampler="exact", seed=str(seed)))
 
 
+@checked
 def nuts(
     model: Callable,
-    x: Tensor,
+    x: Images,
     *,
     num_samples: int = 500,
     warmup: int = 300,
@@ -87,6 +91,7 @@ def nuts(
         flattened to one dimension.
     """
     check_counts(num_samples=num_samples, warmup=warmup, chains=chains, thin=thin)
+    x = images_for(model, x)
     kept: dict[str, np.ndarray] = {}
     divergences = np.zeros((chains, len(x)), dtype=int)
     with seeded(seed, x.device):

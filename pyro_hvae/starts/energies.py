@@ -14,6 +14,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs.guides import BottomUpGuide, TopDownGuide
 from pyro_hvae.programs.ladder import LadderGuide
@@ -27,6 +28,7 @@ LEAST_IMAGES = 1000
 ACTIVE = 0.05  # share of the median squared norm of a column of A from which on its unit is taken for active
 
 
+@checked
 @torch.no_grad()
 def start_from_energies(vae: HVAE, x: Tensor) -> HVAE:
     """Restart z2 of a two-layer pair whose z1 is trained; in place, and returned. z1 and A stay as they were learnt.

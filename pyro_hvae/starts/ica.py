@@ -17,6 +17,7 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs.guides import TopDownGuide
 from pyro_hvae.programs.ladder import LadderGuide
@@ -34,6 +35,7 @@ INPUT_GAIN = 0.15
 RIDGE = 1e-7  # of the mean squared feature
 
 
+@checked
 @torch.no_grad()
 def start_from_ica(vae: HVAE, x: Tensor) -> HVAE:
     """Start a pair with the independent components of ``x`` as z1's fields; in place, and returned.

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs.guides import BottomUpGuide, MeanFieldGuide, TopDownGuide
 from pyro_hvae.programs.ladder import LadderGuide
@@ -24,6 +25,7 @@ GUIDES = (TopDownGuide, BottomUpGuide, MeanFieldGuide, LadderGuide)
 TOP_DOWN_GAIN = 0.1  # what comes from above starts small: z1 is first learnt from the image
 
 
+@checked
 @torch.no_grad()
 def start_in_linear_regime(vae: HVAE, *, guide_only: bool = False) -> HVAE:
     """Re-initialise one of our pairs so that every network starts as an almost linear map; in place, and returned.

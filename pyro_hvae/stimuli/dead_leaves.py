@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.displays import stimulus_set, within
 from pyro_hvae.stimuli.seeds import train_and_test_generators
@@ -13,6 +14,7 @@ from pyro_hvae.stimuli.whitening import Whitening
 MOST_LEAVES, BATCH = 131_072, 64
 
 
+@checked
 def dead_leaves(
     size: int = 20,
     *,
@@ -33,8 +35,7 @@ def dead_leaves(
     `leaf (image, pixel)` numbers the leaf in each pixel, 0 being in front: borders of equal numbers are occlusions, and
     the leaf of the lower number occludes. Coordinate `leaves`: how many are visible.
     """
-    if count < 1:
-        raise HVAEError(f"count is {count}; expected a whole number from 1 on.")
+    whole_number("count", count, 1)
     within("smallest", smallest, 0.1, 0.999 * largest)
     within("contrast_sd", contrast_sd, 0, 10)
     rng = train_and_test_generators(seed)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.stimuli.displays import axes, stimulus_set, train_and_test, within
 from pyro_hvae.stimuli.patches import PatchData
 from pyro_hvae.stimuli.whitening import Whitening
@@ -27,6 +28,7 @@ STROKES: tuple[tuple[Stroke, ...], ...] = (
 PIECES = 6  # straight pieces between two points of a smooth stroke
 
 
+@checked
 def digits(
     size: int = 28,
     *,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.patches import PatchData, patch_dataset, side_of
 from pyro_hvae.stimuli.seeds import train_and_test_generators
@@ -39,6 +40,10 @@ UNITS = {
     "x_position": "pixels right of the centre",
     "y_position": "pixels above the centre",
 }
+
+Values = Sequence[float] | float
+"""A factor of a set: its values, or the only one."""
+Names = Sequence[str] | str
 
 
 def stimulus_set(
@@ -116,6 +121,7 @@ def train_and_test(
     return PatchData(sets["train"], sets["test"], transform, size, provenance, channels)
 
 
+@checked
 def as_patch_data(dataset: xr.Dataset, transform: Whitening | None = None) -> PatchData:
     """The set as the test half of a `PatchData` whose training half is empty, for `save` and `pyro-hvae export`."""
     size = side_of(dataset.sizes["pixel"], "the set")
@@ -125,6 +131,7 @@ def as_patch_data(dataset: xr.Dataset, transform: Whitening | None = None) -> Pa
     return PatchData(dataset.isel(image=slice(0)), dataset, transform, size, provenance)
 
 
+@checked
 def read_transform(path: str | os.PathLike) -> Whitening:
     """The transform of a run directory (`transform.nc` in it), of a file of `PatchData.save`, or of such a `.nc` file.
 
@@ -148,7 +155,7 @@ def read_transform(path: str | os.PathLike) -> Whitening:
     return Whitening.from_dataset(dataset)
 
 
-def product(**values: Sequence[Any]) -> dict[str, np.ndarray]:
+def product(**values: Sequence[Any] | Any) -> dict[str, np.ndarray]:
     """Every combination of the values, the last name varying fastest: one flat array a name.
 
     A single number may stand for a list of one. Raises `HVAEError` for an empty list or values that are not finite.
@@ -170,7 +177,6 @@ def within(name: str, values: Any, low: float, high: float) -> None:
 
 def axes(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixel centres, as columns right of the centre and rows above the centre of a size×size patch, each (size, size)."""
-    if not isinstance(size, (int, np.integer)) or size < 2:
-        raise HVAEError(f"size is {size!r}; expected the side of a patch in pixels, a whole number from 2 on.")
+    size = whole_number("size", size, 2)
     offset = np.arange(size) - (size - 1) / 2
     return np.broadcast_to(offset, (size, size)), np.broadcast_to(-offset[:, None], (size, size))

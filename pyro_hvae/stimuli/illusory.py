@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError, unknown
-from pyro_hvae.stimuli.displays import axes, product, stimulus_set, within
+from pyro_hvae.stimuli.displays import Names, Values, axes, product, stimulus_set, within
 from pyro_hvae.stimuli.whitening import Whitening
 
 CONDITIONS = ("illusory", "rotated", "disks", "complete", "line")
@@ -16,14 +15,15 @@ OVERSAMPLING = 8
 _CORNERS = ((-1, 1), (1, 1), (1, -1), (-1, -1))  # left above, and on clockwise
 
 
+@checked
 def illusory_contours(
     size: int = 40,
     *,
-    condition: Sequence[str] = CONDITIONS,
-    support_ratio: Sequence[float] = (0.5,),
-    square: Sequence[float] = (24,),
-    shift: Sequence[float] = (-4, -3, -2, -1, 0, 1, 2, 3, 4),
-    contrast: Sequence[float] = (-0.8,),
+    condition: Names = CONDITIONS,
+    support_ratio: Values = (0.5,),
+    square: Values = (24,),
+    shift: Values = (-4, -3, -2, -1, 0, 1, 2, 3, 4),
+    contrast: Values = (-0.8,),
     transform: Whitening | None = None,
 ) -> xr.Dataset:
     """Four disks, one at each corner of a square of `square` pixels, and what they make of it.

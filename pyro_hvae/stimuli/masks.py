@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.stimuli.displays import axes, within
 from pyro_hvae.stimuli.patches import PatchData
@@ -15,6 +16,7 @@ MASKS = ("disk", "surround", "left", "right", "top", "bottom")
 SPACES = ("intensity", "whitened")
 
 
+@checked
 def mask_of(size: int, shape: str = "disk", *, radius: float = 5) -> np.ndarray:
     """Mask (size, size), True where a pixel is shown.
 
@@ -39,6 +41,7 @@ def mask_of(size: int, shape: str = "disk", *, radius: float = 5) -> np.ndarray:
     return ~hidden
 
 
+@checked
 def masked(patches: PatchData, *, shape: str = "disk", radius: float = 5, space: str = "intensity") -> PatchData:
     """The same patches with pixels hidden: `mask` beside `x`, and the whole patch kept as `original`.
 

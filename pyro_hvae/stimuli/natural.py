@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.stimuli.cutting import Region, cut, halves, proportional, whole
 from pyro_hvae.stimuli.intensity import EXPOSURES, IntensityMap
@@ -23,6 +24,7 @@ DEFAULT_TRAIN, DEFAULT_TEST = 64_000, 6_400
 DEFAULT_TEST_FRACTION = 1 / 6
 
 
+@checked
 def natural_patches(
     size: int = 20,
     source: str | os.PathLike | np.ndarray = "embedded",
@@ -104,11 +106,10 @@ def natural_patches(
 
 
 def _check(size: int, train: int | None, test: int | None, options: dict[str, Any]) -> None:
-    if not isinstance(size, int) or size < 2:
-        raise HVAEError(f"size is {size!r}; expected the side of a patch in pixels, a whole number from 2 on.")
+    whole_number("size", size, 2)
     for name, count in (("train", train), ("test", test)):
-        if count is not None and count < 1:
-            raise HVAEError(f"{name} is {count}; expected a number of patches from 1 on, or None.")
+        if count is not None:
+            whole_number(name, count, 1)
     for name, known in (("gamma", GAMMAS), ("exposure", EXPOSURES), ("contrast", CONTRASTS)):
         if options[name] not in known:
             raise unknown(name, options[name], known)

@@ -13,14 +13,14 @@ V the velocity of what is seen.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import unknown
-from pyro_hvae.stimuli.displays import axes, product, train_and_test, within
+from pyro_hvae.stimuli.displays import Names, axes, product, train_and_test, within
 from pyro_hvae.stimuli.patches import PatchData, patch_dataset
 
 CONDITIONS = ("translate", "translate_object", "fixate", "fixate_object", "object")
@@ -37,10 +37,11 @@ LABEL_UNITS = {
 }
 
 
+@checked
 def optic_flow(
     size: int = 17,
     *,
-    condition: Sequence[str] = CONDITIONS,
+    condition: Names = CONDITIONS,
     train: int = 8000,
     test: int = 2000,
     field_of_view: float = 45,

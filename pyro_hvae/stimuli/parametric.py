@@ -12,14 +12,15 @@ half is smaller than of a dark half. Below a contrast of 0.3 this hardly matters
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.stimuli.displays import axes, product, stimulus_set, within
+from pyro_hvae.stimuli.displays import Values, axes, product, stimulus_set, within
 from pyro_hvae.stimuli.whitening import Whitening
 
 ORIENTATIONS = tuple(range(0, 180, 15))
@@ -27,16 +28,17 @@ PHASES = (0, 90, 180, 270)
 Pattern = Callable[..., np.ndarray]
 
 
+@checked
 def gratings(
     size: int = 20,
     *,
-    orientation: Sequence[float] = ORIENTATIONS,
-    frequency: Sequence[float] = (0.1, 0.15, 0.2, 0.25),
-    phase: Sequence[float] = PHASES,
-    contrast: Sequence[float] = (0.3,),
-    diameter: Sequence[float] = (0,),
-    x_position: Sequence[float] = (0,),
-    y_position: Sequence[float] = (0,),
+    orientation: Values = ORIENTATIONS,
+    frequency: Values = (0.1, 0.15, 0.2, 0.25),
+    phase: Values = PHASES,
+    contrast: Values = (0.3,),
+    diameter: Values = (0,),
+    x_position: Values = (0,),
+    y_position: Values = (0,),
     transform: Whitening | None = None,
 ) -> xr.Dataset:
     """Sinusoidal gratings cos(2π f u + phase), full-field (`diameter` 0) or in a disk.
@@ -58,16 +60,17 @@ def gratings(
     return _draw("gratings", size, pattern, factors, transform)
 
 
+@checked
 def gabors(
     size: int = 20,
     *,
-    orientation: Sequence[float] = ORIENTATIONS,
-    frequency: Sequence[float] = (0.1, 0.15, 0.2, 0.25),
-    phase: Sequence[float] = PHASES,
-    sd: Sequence[float] = (2.5,),
-    contrast: Sequence[float] = (0.3,),
-    x_position: Sequence[float] = (0,),
-    y_position: Sequence[float] = (0,),
+    orientation: Values = ORIENTATIONS,
+    frequency: Values = (0.1, 0.15, 0.2, 0.25),
+    phase: Values = PHASES,
+    sd: Values = (2.5,),
+    contrast: Values = (0.3,),
+    x_position: Values = (0,),
+    y_position: Values = (0,),
     transform: Whitening | None = None,
 ) -> xr.Dataset:
     """Gratings under a round Gaussian envelope of standard deviation `sd` pixels."""
@@ -85,15 +88,16 @@ def gabors(
     return _draw("gabors", size, pattern, factors, transform)
 
 
+@checked
 def differences_of_gaussians(
     size: int = 20,
     *,
-    sd: Sequence[float] = (1.0, 1.5, 2.0, 3.0),
-    surround_ratio: Sequence[float] = (1.6,),
-    surround_weight: Sequence[float] = (0.39,),
-    contrast: Sequence[float] = (0.3, -0.3),
-    x_position: Sequence[float] = (0,),
-    y_position: Sequence[float] = (0,),
+    sd: Values = (1.0, 1.5, 2.0, 3.0),
+    surround_ratio: Values = (1.6,),
+    surround_weight: Values = (0.39,),
+    contrast: Values = (0.3, -0.3),
+    x_position: Values = (0,),
+    y_position: Values = (0,),
     transform: Whitening | None = None,
 ) -> xr.Dataset:
     """Centre and surround: exp(−r²/2 sd²) − w exp(−r²/2 (k sd)²), divided by 1 − w so that the centre reaches `contrast`.
@@ -116,16 +120,17 @@ def differences_of_gaussians(
     return _draw("differences_of_gaussians", size, pattern, factors, transform)
 
 
+@checked
 def plaids(
     size: int = 20,
     *,
-    orientation: Sequence[float] = ORIENTATIONS,
-    angle: Sequence[float] = (90,),
-    frequency: Sequence[float] = (0.15,),
-    phase: Sequence[float] = PHASES,
-    contrast: Sequence[float] = (0.15,),
-    mask_contrast: Sequence[float] = (0, 0.15),
-    diameter: Sequence[float] = (0,),
+    orientation: Values = ORIENTATIONS,
+    angle: Values = (90,),
+    frequency: Values = (0.15,),
+    phase: Values = PHASES,
+    contrast: Values = (0.15,),
+    mask_contrast: Values = (0, 0.15),
+    diameter: Values = (0,),
     transform: Whitening | None = None,
 ) -> xr.Dataset:
     """Sums of two gratings, the second (the mask) turned by `angle` degrees from the first and of phase 0.
@@ -152,15 +157,16 @@ def plaids(
     return _draw("plaids", size, pattern, factors, transform, scale=None)
 
 
+@checked
 def bars(
     size: int = 20,
     *,
-    orientation: Sequence[float] = ORIENTATIONS,
-    width: Sequence[float] = (2,),
-    length: Sequence[float] = (4, 8, 12, 16),
-    contrast: Sequence[float] = (0.3, -0.3),
-    x_position: Sequence[float] = (0,),
-    y_position: Sequence[float] = (0,),
+    orientation: Values = ORIENTATIONS,
+    width: Values = (2,),
+    length: Values = (4, 8, 12, 16),
+    contrast: Values = (0.3, -0.3),
+    x_position: Values = (0,),
+    y_position: Values = (0,),
     transform: Whitening | None = None,
 ) -> xr.Dataset:
     """Light (`contrast` above 0) and dark bars, `width` across and `length` along their orientation."""
@@ -178,12 +184,13 @@ def bars(
     return _draw("bars", size, pattern, factors, transform)
 
 
+@checked
 def edges(
     size: int = 20,
     *,
-    orientation: Sequence[float] = tuple(range(0, 360, 30)),
-    offset: Sequence[float] = (-4, -2, 0, 2, 4),
-    contrast: Sequence[float] = (0.3,),
+    orientation: Values = tuple(range(0, 360, 30)),
+    offset: Values = (-4, -2, 0, 2, 4),
+    contrast: Values = (0.3,),
     transform: Whitening | None = None,
 ) -> xr.Dataset:
     """Straight steps from 1 − contrast to 1 + contrast, `offset` pixels from the centre towards the light side.

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import contiguous, whole_number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.whitening import Whitening
+from pyro_hvae.storage.labels import storable
 from pyro_hvae.storage.stores import NetCDFStore
 from pyro_hvae.storage.writing import check_directory, check_target, replacing
 
@@ -112,7 +114,14 @@ class PatchData:
     channels: int = 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "size", whole_number("size", self.size, 1))
+        object.__setattr__(self, "channels", whole_number("channels", self.channels, 1))
+        object.__setattr__(self, "provenance", _json_values(self.provenance))
+        if not isinstance(self.transform, Whitening | None):
+            raise HVAEError(f"transform is a Whitening or None, got {type(self.transform).__name__}.")
         for name, dataset in (("train", self.train), ("test", self.test)):
+            if not isinstance(dataset, xr.Dataset):
+                raise HVAEError(f"the {name} set is a dataset (patch_dataset makes one), got {type(dataset).__name__}.")
             if "x" not in dataset or dataset["x"].dims != ("image", "pixel"):
                 raise HVAEError(f"the {name} set has no x (image, pixel); found {dict(dataset.sizes)}.")
             if dataset.sizes["pixel"] != self.channels * self.size**2:
@@ -121,6 +130,11 @@ class PatchData:
                     f"the {name} set has patches of {dataset.sizes['pixel']} pixels, and {means} "
                     f"means {self.channels * self.size**2}."
                 )
+            if (x := dataset["x"].values).dtype.kind not in "fiub":
+                raise HVAEError(f"x of the {name} set holds {x.dtype}, and patches are numbers.")
+            if (plain := contiguous(x)) is not x:
+                dataset = dataset.assign(x=(("image", "pixel"), plain))
+            object.__setattr__(self, name, storable(dataset, where=f"the {name} patches"))
         if self.transform is not None and self.transform.size != self.size:
             raise HVAEError(f"the transform is for {self.transform.size}-pixel patches, and these have {self.size}.")
 
@@ -200,6 +214,30 @@ class PatchData:
         train, test = _as_written(groups["train"]), _as_written(groups["test"])
         channels = int(attributes.get("channels", 1))
         return cls(train, test, transform, int(attributes["size"]), provenance, channels)
+
+
+def _json_values(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of patches' origin, as JSON has it: arrays as lists, paths as texts."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, (np.ndarray, np.generic)):
+            return value.tolist()
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        raise HVAEError(f"provenance holds JSON values (numbers, texts, lists, mappings), got {type(value).__name__}.")
+
+    if not isinstance(provenance, Mapping):
+        raise HVAEError(f"provenance is a mapping of JSON values, got {type(provenance).__name__}.")
+    try:
+        json.dumps(provenance)
+    except (TypeError, ValueError):
+        try:
+            return json.loads(json.dumps(provenance, default=known))
+        except (TypeError, ValueError) as error:
+            raise HVAEError(
+                f"provenance holds no JSON values ({error}); give numbers, texts, lists, mappings."
+            ) from error
+    return dict(provenance)
 
 
 def check_patches_target(path: str | os.PathLike, *, overwrite: bool) -> None:

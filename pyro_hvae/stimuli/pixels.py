@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.patches import PatchData
 from pyro_hvae.stimuli.seeds import train_and_test_generators
@@ -38,6 +39,7 @@ class PixelDecoding:
         )
 
 
+@checked
 def pixel_decoding(patches: PatchData, *, seed: int = 0) -> PixelDecoding:
     """Accuracy of multinomial logistic regression of family on `x`, trained on the training and scored on the test set.
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.patches import PatchData, patch_dataset, side_of
 from pyro_hvae.stimuli.seeds import train_and_test_generators
 from pyro_hvae.stimuli.sources import Published, open_source
 
 
+@checked
 def published_patches(
     path: str | os.PathLike, *, train: int | None = None, test: int | None = None, seed: int = 0
 ) -> PatchData:

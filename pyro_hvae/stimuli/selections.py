@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.patches import PatchData
 from pyro_hvae.stimuli.seeds import train_and_test_generators
@@ -19,6 +20,7 @@ def contrast_of(dataset: xr.Dataset) -> np.ndarray:
     return np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64) / x.shape[1])
 
 
+@checked
 def highest_contrast(patches: PatchData, *, count: int = 1000) -> PatchData:
     """The `count` test patches of highest contrast, highest first, with `contrast` as a coordinate (Vas 2024).
 
@@ -33,11 +35,13 @@ def highest_contrast(patches: PatchData, *, count: int = 1000) -> PatchData:
     return _selected(patches, chosen, "highest_contrast", {"count": count})
 
 
+@checked
 def disjoint_subsets(patches: PatchData, *, subsets: int = 5, each: int = 200, seed: int = 0) -> PatchData:
     """`subsets` random subsets of the test patches, `each` patches in every one and none in two.
 
     The coordinate `subset` numbers them. Raises `HVAEError` where there are too few patches.
     """
+    whole_number("subsets", subsets, 1)
     _enough(subsets * each, patches.test.sizes["image"], "subsets × each")
     rng = train_and_test_generators(seed)[1]
     order = rng.permutation(patches.test.sizes["image"])[: subsets * each]
@@ -46,14 +50,14 @@ def disjoint_subsets(patches: PatchData, *, subsets: int = 5, each: int = 200, s
     return _selected(patches, chosen, "disjoint_subsets", {"subsets": subsets, "each": each, "seed": seed})
 
 
+@checked
 def contrast_matched(patches: PatchData, *, bins: int = 10, seed: int = 0) -> PatchData:
     """As many patches of every family in each of `bins` contrast bins, in both sets: contrast no longer tells families.
 
     Bins hold equal parts of all patches of the set together; the rarest family in a bin sets its number. Raises
     `HVAEError` for fewer than two families, or where no bin holds patches of all of them.
     """
-    if bins < 1:
-        raise HVAEError(f"bins is {bins}; expected a whole number from 1 on.")
+    whole_number("bins", bins, 1)
     sets = [
         _match(dataset, bins, rng, name)
         for name, dataset, rng in zip(

@@ -39,6 +39,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_hvae.arguments import whole_number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.pickles import read_pickle
 from pyro_hvae.stimuli.readers import IMAGE_SUFFIXES, read_arrays, read_luminance, to_luminance
@@ -134,8 +135,8 @@ def open_source(
     image (y, x[, channel]), a stack (image, y, x[, channel]) or cut patches (image, size, size) or (image, size²); or a
     pickle, `.npz` or `.nc` file with `train_images` and `test_images`, which is taken as already preprocessed.
     """
-    if downsample is not None and (not isinstance(downsample, int) or downsample < 1):
-        raise HVAEError(f"downsample is {downsample!r}; expected a whole number from 1 on.")
+    if downsample is not None:
+        downsample = whole_number("downsample", downsample, 1)
     if isinstance(source, np.ndarray):
         return Opened(_from_array("array", source, size, gamma, downsample or 1))
     if source == "embedded":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.displays import axes, stimulus_set, train_and_test, within
 from pyro_hvae.stimuli.patches import PatchData
@@ -89,6 +90,7 @@ class Sprites:
         return out
 
 
+@checked
 def sprites(
     size: int = 64,
     *,

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.lib.stride_tricks import sliding_window_view
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.controls import control as named_control
 from pyro_hvae.stimuli.displays import check_size
@@ -77,7 +78,7 @@ def write_image(path: Path, image: np.ndarray, losses: Sequence[float]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """`manifest.json` of a folder of synthesised images: families, images a family, options, examples."""
     try:
-        return json.loads((folder / "manifest.json").read_text())
+        return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise HVAEError(f"{folder}: not a folder of synthesised images (manifest.json: {error}).") from error
 
@@ -100,6 +101,7 @@ def synthesised_images(folder: str | os.PathLike) -> list[SynthesisedImage]:
     return images
 
 
+@checked
 def synthesised_patches(
     images: str | os.PathLike,
     *,

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.controls import control as named_control
 from pyro_hvae.stimuli.cutting import Alteration, Cut, Region, cut, halves
@@ -25,6 +26,7 @@ from pyro_hvae.stimuli.texture_preprocessing import (
 from pyro_hvae.stimuli.whitening import Whitening
 
 
+@checked
 def texture_patches(
     size: int = 20,
     source: str | os.PathLike = "embedded",

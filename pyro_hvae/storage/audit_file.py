@@ -98,5 +98,5 @@ def open_audit(path: str | os.PathLike[str]) -> xr.DataTree:
     except HVAEError:
         tree.close()
         raise
-    tree.attrs["file"] = str(path)
+    tree.attrs["file"] = path.name
     return tree

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.stores import STORES, Store, attribute_values, read
 from pyro_hvae.storage.writing import beside, check_target, put, remove
@@ -231,6 +232,7 @@ class PosteriorWriter:
             raise HVAEError(f"{self.path} could not be written ({error}): is the disk full?{earlier}") from error
 
 
+@checked
 def open_posterior(path: str | os.PathLike[str], chunks: int | None = None, *, partial: bool = False) -> xr.DataTree:
     """Open a posterior file lazily and check it against the schema.
 
@@ -251,7 +253,7 @@ def open_posterior(path: str | os.PathLike[str], chunks: int | None = None, *, p
         tree.close()
         raise
     arranged = tree.map_over_datasets(lambda dataset: _arranged(dataset, chunks))
-    arranged.attrs["file"] = str(path)
+    arranged.attrs["file"] = path.name
     arranged.set_close(tree.close)
     return arranged
 

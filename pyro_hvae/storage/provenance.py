@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 
 def versions() -> dict[str, str]:
@@ -18,6 +20,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def without_places(value: Any) -> Any:
+    """JSON values with the names of files in place of absolute paths: where they lay on a machine is nobody else's business."""
+    if isinstance(value, Mapping):
+        return {key: without_places(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(v) for v in value]
+    if isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
+        return PureWindowsPath(value).name  # both kinds of separators
+    return value
 
 
 def git_revision() -> str:

@@ -9,7 +9,7 @@ import os
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
@@ -33,49 +33,43 @@ from pyro_hvae.training.schedules import Schedule
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.sweep", 1
 
 
-def _setting(text: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides one run of a sweep beside the data, as JSON values; each can be an axis.
 
-    None stands for what the preset publishes, as in :func:`~pyro_hvae.programs.build` and
-    :func:`~pyro_hvae.training.fit.fit`.
+    What each is says :data:`~pyro_hvae.sweeps.settings.SETTINGS`. None stands for what the preset publishes, as in
+    :func:`~pyro_hvae.build` and :func:`~pyro_hvae.fit`.
 
     :raises HVAEError: for a value of another type, and for names that do not exist.
     """
 
-    preset: str = _setting("published system, see `pyro-hvae presets`", "")
-    guide: str | None = _setting("another guide than the published one: ladder, top_down, bottom_up, mean_field")
-    pixels: int | None = _setting("pixels of an image")
-    dim_z1: int | None = _setting("dimensions of z1")
-    dim_z2: int | None = _setting("dimensions of z2")
-    noise: float | None = _setting("standard deviation of the observation noise (0.4)")
-    learn_noise: bool = _setting("learn the observation noise", False)
-    recipe: str = _setting(
-        "published, or fast: how a run starts and is trained where nothing else is said", "published"
-    )
-    start: str | None = _setting("another start than the recipe's: default, linear_regime, ica, or ica,energies")
-    seed: int = _setting("of the initial weights, the batches and the draws", 0)
-    steps: int | None = _setting("number of updates (the published number: tens of millions)")
-    batch: int | None = _setting("images a step")
-    learning_rate: float | str | None = _setting("a number, or step:value pairs such as 0:1e-3,8000:1e-4")
-    beta_z1: float | str | None = _setting("beta of z1, a number or a schedule")
-    beta_z2: float | str | None = _setting("beta of z2, a number or a schedule")
-    objective: str | None = _setting("elbo, importance_weighted or renyi")
-    particles: int | None = _setting("particles K of the objective")
-    alpha: float | None = _setting("order of the Rényi bound")
-    gradient: str | None = _setting("estimator of the gradient, see docs/gradients.md")
-    clip: float | None = _setting("shorten longer gradients to this norm")
-    skip: float | None = _setting("leave out steps with a longer gradient")
-    precision: str = _setting("of matrix products: float32, tf32 (CUDA only) or bfloat16", "float32")
-    compile: bool | str = _setting("compile the training step: true, false or auto", "auto")
-    log_every: int = _setting("steps between rows of the history", 50)
-    evaluate_every: int = _setting("steps between held-out evaluations", 1000)
-    evaluate_images: int = _setting("held-out patches of an evaluation, at most", 2000)
-    checkpoint_every: int = _setting("steps between checkpoints", 1000)
+    preset: str = ""
+    guide: str | None = None
+    pixels: int | None = None
+    dim_z1: int | None = None
+    dim_z2: int | None = None
+    noise: float | None = None
+    learn_noise: bool = False
+    recipe: str = "published"
+    start: str | None = None
+    seed: int = 0
+    steps: int | None = None
+    batch: int | None = None
+    learning_rate: float | str | None = None
+    beta_z1: float | str | None = None
+    beta_z2: float | str | None = None
+    objective: str | None = None
+    particles: int | None = None
+    alpha: float | None = None
+    gradient: str | None = None
+    clip: float | None = None
+    skip: float | None = None
+    precision: str = "float32"
+    compile: bool | str = "auto"
+    log_every: int = 50
+    evaluate_every: int = 1000
+    evaluate_images: int = 2000
+    checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -256,7 +250,7 @@ class SweepDirectory:
             path.mkdir(parents=True, exist_ok=True)
             full = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **described, "versions": versions(),
                     "git_revision": git_revision(), "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
-            write_atomically(file, lambda partial: partial.write_text(json.dumps(full, indent=1)))
+            write_atomically(file, lambda partial: partial.write_text(json.dumps(full, indent=1), encoding="utf-8"))
         if not directory.patches.is_file():
             assert patches is not None
             patches.save(directory.patches)

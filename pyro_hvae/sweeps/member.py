@@ -15,10 +15,12 @@ import dask
 import torch
 
 from pyro_hvae.analysis import active_dimensions
+from pyro_hvae.errors import HVAEError
 from pyro_hvae.export.posterior import export_posterior
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.storage.writing import write_atomically
 from pyro_hvae.sweeps.design import Settings
+from pyro_hvae.training.contexts import ask_to_stop
 from pyro_hvae.training.fit import fit, torch_device
 from pyro_hvae.training.run_directory import load
 from pyro_hvae.training.training_loop import Run
@@ -31,6 +33,18 @@ MOMENT_DRAWS = 32
 TURN = threading.Lock()
 """Held by whoever trains or writes netCDF: torch's random state and Pyro's validation belong to the process, and the netCDF
 library is not safe in threads. Only a cluster within one process ever waits for it."""
+
+
+_stopped: set[str] = set()
+_under_way: list[str] = []
+
+
+def stop(sweep: str) -> None:
+    """End the runs of a sweep in this process: the one under way after its step, with a checkpoint, the others before they
+    begin."""
+    _stopped.add(sweep)
+    if _under_way == [sweep]:
+        ask_to_stop("SIGINT")
 
 
 def summary_file(run: Path) -> Path:
@@ -46,7 +60,17 @@ def error_file(run: Path) -> Path:
 def summary(run: Path) -> dict[str, Any] | None:
     """Results of a finished run, or None."""
     file = summary_file(run)
-    return json.loads(file.read_bytes()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_bytes())
+        if not isinstance(found["exported"], int) or not all(
+            isinstance(value, int | float) for value in found.values()
+        ):
+            raise ValueError("it does not hold the results of a run")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise HVAEError(f"{file} is damaged ({error}); delete it, and the run is measured again") from error
+    return found
 
 
 def status(run: Path) -> str:
@@ -64,7 +88,9 @@ def is_done(run: Path, export: int) -> bool:
     return found is not None and (not export or found["exported"] == export)
 
 
-def carry_out(settings: Mapping[str, Any], patches: str, out: str, export: int, device: str, threads: int) -> str:
+def carry_out(
+    settings: Mapping[str, Any], patches: str, out: str, export: int, device: str, threads: int, sweep: str = ""
+) -> str:
     """Bring one run to its end; the task that workers are sent.
 
     :param settings: fields of :class:`~pyro_hvae.sweeps.design.Settings`.
@@ -72,6 +98,7 @@ def carry_out(settings: Mapping[str, Any], patches: str, out: str, export: int, 
     :param out: run directory; training goes on from its newest checkpoint, if it has one.
     :param export: held-out images in its ``posterior.nc``; 0 for none.
     :param threads: of torch.
+    :param sweep: by which :func:`stop` knows the runs that it ends.
     :returns: the run's status; the error of a failed one is in :func:`error_file`.
     """
     run = Path(out)
@@ -80,24 +107,36 @@ def carry_out(settings: Mapping[str, Any], patches: str, out: str, export: int, 
     with TURN, _claimed(run) as ours, _threads(threads), alone:
         if not ours:
             return UNFINISHED
-        error_file(run).unlink(missing_ok=True)
+        _under_way.append(sweep)
         try:
+            if sweep in _stopped:
+                return status(run)
+            error_file(run).unlink(missing_ok=True)
             _carry_out(Settings(**settings), PatchData.load(patches), run, export, device)
         except Exception as error:
             note_error(run, error)
+        finally:
+            _under_way.remove(sweep)
     return status(run)
 
 
 def note_error(run: Path, error: BaseException) -> None:
     """Write down what ended a run: the message, then the traceback."""
     text = f"{type(error).__name__}: {error}\n\n{''.join(traceback.format_exception(error))}"
-    write_atomically(error_file(run), lambda file: file.write_text(text))
+    write_atomically(error_file(run), lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def error_of(run: Path) -> str:
+    """The message of what ended a failed run, in a line."""
+    return error_file(run).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
 
 
 def _carry_out(settings: Settings, data: PatchData, run: Path, export: int, device: str) -> None:
     found = summary(run)
     if found is None:
         trained = _train(settings, data, run, device)
+        if trained.interrupted:
+            return
         vae, last = trained.vae, trained.history.isel(evaluation=-1)
         found = {"step": trained.step, "seconds": float(trained.history["seconds"].sum())}
         found |= {str(name): float(last[name]) for name in last if str(name).startswith("test_")}
@@ -115,7 +154,7 @@ def _carry_out(settings: Settings, data: PatchData, run: Path, export: int, devi
     for site in counts["site"].values:
         found[f"active_{site}"] = float(counts.sel(site=site))
     found["exported"] = export
-    write_atomically(summary_file(run), lambda file: file.write_text(json.dumps(found, indent=1)))
+    write_atomically(summary_file(run), lambda file: file.write_text(json.dumps(found, indent=1), encoding="utf-8"))
 
 
 def _train(settings: Settings, data: PatchData, run: Path, device: str) -> Run:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -16,8 +18,9 @@ import numpy as np
 import torch
 import xarray as xr
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, Future, LocalCluster, as_completed, wait
 
+from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.storage.provenance import git_revision, versions
@@ -28,11 +31,14 @@ from pyro_hvae.training.run_directory import write_netcdf
 
 CONNECT = "20s"
 """How long a scheduler may take to answer."""
+STOPPING = 120
+"""Seconds that workers have to save a checkpoint each after Ctrl-C; an export under way is finished first."""
 
 # A shell sends Ctrl-C to every process of the group; here the one that submits decides, and ends its workers.
 IGNORE_INTERRUPT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
+@checked
 def sweep(
     settings: Mapping[str, Any],
     axes: Mapping[str, Sequence[Any]],
@@ -78,6 +84,8 @@ def sweep(
     :raises KeyboardInterrupt: after Ctrl-C, once the workers have been stopped; checkpoints and results stand.
     """
     _check(export, workers, threads, scheduler, device)
+    if scheduler is None:
+        _check_main_guard()
     design = Design.of(settings, axes)
     directory = SweepDirectory.open(out, design, data)
     members = {directory.path / name: values for name, values in design.members().items()}
@@ -85,13 +93,14 @@ def sweep(
     if progress:
         print(f"{directory.path}: {len(members)} runs, {len(members) - len(todo)} of them finished before", flush=True)
     if todo:
+        ours = uuid.uuid4().hex
         with _client(scheduler, workers, threads, len(todo)) as client:
             patches = str(directory.patches.resolve())
             # A key of its own, for dask would take a run of an earlier sweep with the same arguments for this one.
             futures = {
                 client.submit(
-                    member.carry_out, asdict(values), patches, str(run.resolve()), export, device, threads,
-                    key=f"{run.name}-{uuid.uuid4().hex}",
+                    member.carry_out, asdict(values), patches, str(run.resolve()), export, device, threads, ours,
+                    key=f"{run.name}-{ours}",
                 ): run
                 for run, values in todo.items()
             }  # fmt: skip
@@ -106,7 +115,11 @@ def sweep(
                     if progress:
                         print(f"[{done}/{len(todo)}] {_line(run)}", flush=True)
             except BaseException:
-                client.cancel(list(futures), force=True)
+                try:
+                    _stop(client, ours, list(futures))
+                finally:  # at once after a second Ctrl-C
+                    client.cancel(list(futures), force=True)
+                _save(directory)
                 raise
     return _save(directory)
 
@@ -114,10 +127,40 @@ def sweep(
 def _check(export: int, workers: int | None, threads: int, scheduler: str | Client | None, device: str) -> None:
     torch_device(device)
     for name, value, least in (("export", export, 0), ("workers", workers, 1), ("threads", threads, 1)):
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise HVAEError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if value is not None:
+            whole_number(name, value, least)
     if scheduler is not None and workers is not None:
         raise HVAEError("workers are processes on this machine; a scheduler has its own, so give one of the two")
+
+
+def _stop(client: Client, sweep: str, futures: list[Future]) -> None:
+    """Have every worker end its run of the sweep with a checkpoint, and wait for it."""
+    with contextlib.suppress(
+        TimeoutError, OSError
+    ):  # workers that are lost, or take longer: their newest checkpoint stands
+        client.run(member.stop, sweep, on_error="ignore")
+        wait(futures, timeout=STOPPING)
+
+
+def _check_main_guard() -> None:
+    """Refuse a script that starts the sweep while it is imported: every worker imports it, and would start its own."""
+    main = sys.modules["__main__"]
+    frame = sys._getframe()
+    while frame is not None and not (frame.f_globals is vars(main) and frame.f_code.co_name == "<module>"):
+        frame = frame.f_back  # type: ignore[assignment]
+    name = getattr(getattr(main, "__spec__", None), "name", "")
+    if frame is None or name.endswith("__main__") or name.partition(".")[0] in ("pyro_hvae", "IPython"):
+        return
+    try:
+        statements = ast.parse(Path(frame.f_code.co_filename).read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return  # typed in, or no file that workers could import
+    here = next((s for s in statements if s.lineno <= frame.f_lineno <= (s.end_lineno or s.lineno)), None)
+    if here is not None and not (isinstance(here, ast.If) and "__name__" in ast.unparse(here.test)):
+        raise HVAEError(
+            f'{frame.f_code.co_filename}, line {frame.f_lineno}: the sweep is started outside `if __name__ == "__main__":`. '
+            "Its worker processes import this script, and would each start it again: put the call below that line"
+        )
 
 
 @contextlib.contextmanager
@@ -128,7 +171,7 @@ def _client(scheduler: str | Client | None, workers: int | None, threads: int, r
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=CONNECT)
-        except (OSError, ValueError, TypeError) as error:
+        except Exception as error:  # an address may fail in any way that the network and its libraries have
             raise HVAEError(
                 f"there is no dask scheduler at {scheduler} ({error}); expected an address such as tcp://host:8786"
             ) from error
@@ -166,7 +209,7 @@ def _collect(directory: SweepDirectory) -> xr.Dataset:
     for point in points:
         run = directory.path / directory_name(point)
         status = member.status(run)
-        error = member.error_file(run).read_text().partition("\n")[0] if status == member.FAILED else ""
+        error = member.error_of(run) if status == member.FAILED else ""
         rows.append({"status": status, "error": error, "run": run.name, **(member.summary(run) or {})})
     shape = tuple(len(values) for values in axes.values())
     variables: dict[str, Any] = {
@@ -203,7 +246,7 @@ def _attributes(name: str) -> dict[str, str]:
 def _line(run: Path) -> str:
     status = member.status(run)
     if status == member.FAILED:
-        return f"{run.name}: failed: {member.error_file(run).read_text().partition(chr(10))[0]}"
+        return f"{run.name}: failed: {member.error_of(run)}"
     if (found := member.summary(run)) is None:
         return f"{run.name}: left alone, another process is at work on it"
     active = ", ".join(f"{found[name]:g} active {name[7:]}" for name in found if name.startswith("active_"))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.stimuli.examples import Example, texture_examples
 from pyro_hvae.stimuli.synthesised import image_path, read_manifest, synthesised_patches, write_image
@@ -58,8 +59,7 @@ def synthesise(
         plenoptic()
     steps = default_steps if steps is None else steps
     for name, number in (("images", images), ("steps", steps)):
-        if number < 1:
-            raise HVAEError(f"{name} is {number}; expected a whole number from 1 on.")
+        whole_number(name, number, 1)
     side = side or (128 if source == "embedded" else 256)
     examples = texture_examples(source, families=families, size=size, side=side, gamma=gamma, channel=channel)
     folder = Path(folder)
@@ -85,6 +85,7 @@ def synthesise(
     return folder
 
 
+@checked
 def synthesised_textures(
     source: str | os.PathLike = "embedded",
     *,
@@ -173,4 +174,4 @@ def _keep_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     elif folder.exists() and any(folder.iterdir()):
         raise HVAEError(f"{folder} exists and is no folder of synthesised images; give another path.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write_text(json.dumps(manifest, indent=1)))
+    write_atomically(path, lambda file: file.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from pyro_hvae.arguments import as_annotated, seed_of, whole_number
 from pyro_hvae.bounds.gradients import GRADIENTS
 from pyro_hvae.bounds.objectives import ELBO, Bound, ImportanceWeightedELBO, RenyiELBO
 from pyro_hvae.errors import HVAEError, unknown
@@ -47,15 +48,15 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every", "evaluate_every", "evaluate_images", "checkpoint_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise HVAEError(f"{name} must be a positive integer, got {value!r}")
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
+        object.__setattr__(self, "seed", seed_of(self.seed))
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
         if self.train not in PARTS:
             raise unknown("value of train", self.train, PARTS)
         for name in ("clip", "skip"):
-            value = getattr(self, name)
+            value = as_annotated(name, getattr(self, name), float | None)
+            object.__setattr__(self, name, value)
             if value is not None and not value > 0:
                 raise HVAEError(f"{name} is a norm and must be positive (or None for never), got {value!r}")
 
@@ -85,7 +86,7 @@ def training_of(vae: HVAE, recipe: str | None = None) -> Training | None:
 
     :returns: None for a pair without a preset under the published recipe.
     """
-    name = recipe or vae.recipe
+    name = vae.recipe if recipe is None else recipe
     if name == "published" and vae.preset is None:
         return None
     return make_recipe(name, vae.preset, guide_name(vae.guide)).training

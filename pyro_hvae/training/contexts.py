@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import torch
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.programs import HVAE
 
 _training = threading.Lock()
 
@@ -41,18 +40,6 @@ def matmul_precision(name: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-@contextmanager
-def evaluating(vae: HVAE) -> Iterator[None]:
-    """No dropout meanwhile, and nothing learnt by BatchNorm layers."""
-    modes = {module: module.training for module in vae.modules()}
-    vae.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 class frozen:
     """Parameters that are not trained do not require gradients meanwhile."""
 
@@ -74,6 +61,16 @@ class Stoppable(Protocol):
     asked: str | None
 
 
+_stoppable: list[Signals] = []
+
+
+def ask_to_stop(name: str) -> None:
+    """End what is trained in this process after the step under way, as the signal of that name would; from any thread."""
+    for signals in list(_stoppable):
+        for loop in signals.loops:
+            loop.asked = name
+
+
 class Signals:
     """Ctrl-C and SIGTERM end the loops after the step under way; a second Ctrl-C ends them at once."""
 
@@ -85,6 +82,7 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, self._stop)
+        _stoppable.append(self)
 
     def _stop(self, number: int, frame: object) -> None:
         for loop in self.loops:
@@ -96,4 +94,5 @@ class Signals:
             signal.signal(number, handler)
 
     def __exit__(self, *exception: object) -> None:
+        _stoppable.remove(self)
         self._restore()

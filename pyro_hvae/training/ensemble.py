@@ -21,6 +21,7 @@ import xarray as xr
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.published import build
 from pyro_hvae.stimuli import PatchData
@@ -69,6 +70,7 @@ class Ensemble:
         return joined.assign_coords(settings)
 
 
+@checked
 @alone()
 def fit_ensemble(
     name: str,
@@ -129,35 +131,39 @@ def fit_ensemble(
         raise HVAEError("betas sets beta of z2 member by member and beta of all alike; give one of them")
     design = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     loops: list[Loop] = []
-    for settings in design:
-        vae = build(
-            name,
-            guide=guide,
-            recipe=recipe,
-            start=start,
-            data=data,
-            seed=settings["seed"],
-            dim_z2=settings.get("dim_z2"),
-        )
-        bound = default_objective(
-            vae, name=objective, num_particles=settings.get("particles"), gradient=gradient, alpha=alpha
-        )
-        config = make_config(
-            vae, steps=steps, batch=batch, learning_rate=learning_rate, train="both", clip=clip, skip=skip,
-            beta={"z2": settings["beta_z2"]} if betas is not None else beta, seed=settings["seed"], precision=precision,
-            log_every=log_every, evaluate_every=evaluate_every, evaluate_images=evaluate_images,
-            checkpoint_every=checkpoint_every,
-        )  # fmt: skip
-        folder = None if out is None else Path(out) / member_name(settings)
-        loops.append(prepare(vae, data, bound, config, torch_device(device), False, folder, overwrite=overwrite))
-    groups: dict[tuple, list[Loop]] = {}
-    for settings, loop in zip(design, loops, strict=True):
-        loop.x = loops[0].x  # one copy on the device
-        groups.setdefault((settings.get("dim_z2"), settings.get("particles")), []).append(loop)
-    errors: dict[Loop, str] = {}
-    for group in groups.values():
-        if not any(loop.interrupted for loop in loops):
-            errors |= _train(group, compile, progress)
+    try:
+        for settings in design:
+            vae = build(
+                name,
+                guide=guide,
+                recipe=recipe,
+                start=start,
+                data=data,
+                seed=settings["seed"],
+                dim_z2=settings.get("dim_z2"),
+            )
+            bound = default_objective(
+                vae, name=objective, num_particles=settings.get("particles"), gradient=gradient, alpha=alpha
+            )
+            config = make_config(
+                vae, steps=steps, batch=batch, learning_rate=learning_rate, train="both", clip=clip, skip=skip,
+                beta={"z2": settings["beta_z2"]} if betas is not None else beta, seed=settings["seed"], precision=precision,
+                log_every=log_every, evaluate_every=evaluate_every, evaluate_images=evaluate_images,
+                checkpoint_every=checkpoint_every,
+            )  # fmt: skip
+            folder = None if out is None else Path(out) / member_name(settings)
+            loops.append(prepare(vae, data, bound, config, torch_device(device), False, folder, overwrite=overwrite))
+        groups: dict[tuple, list[Loop]] = {}
+        for settings, loop in zip(design, loops, strict=True):
+            loop.x = loops[0].x  # one copy on the device
+            groups.setdefault((settings.get("dim_z2"), settings.get("particles")), []).append(loop)
+        errors: dict[Loop, str] = {}
+        for group in groups.values():
+            if not any(loop.interrupted for loop in loops):
+                errors |= _train(group, compile, progress)
+    finally:
+        for loop in loops:
+            loop.discard_unbegun()
     return Ensemble(
         tuple(
             Member(settings, loop.result(), errors.get(loop))

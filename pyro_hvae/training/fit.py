@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import infer, poutine
+from pyro import infer
 
+from pyro_hvae.arguments import checked, contiguous
 from pyro_hvae.bounds.objectives import Bound
 from pyro_hvae.bounds.pyro_objectives import check_objective
 from pyro_hvae.bounds.traces import check_all_images, check_layout, check_support, trace_pair
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs import HVAE, from_config
+from pyro_hvae.programs.program import evaluating
 from pyro_hvae.stimuli import PatchData, natural_patches
 from pyro_hvae.training.config import (
     FitConfig,
@@ -25,7 +27,7 @@ from pyro_hvae.training.config import (
     make_config,
     objective_from,
 )
-from pyro_hvae.training.contexts import alone, evaluating
+from pyro_hvae.training.contexts import alone
 from pyro_hvae.training.distributed import Processes, processes
 from pyro_hvae.training.run_directory import RunDirectory, comparable, differences, digest, fingerprint
 from pyro_hvae.training.tracing import COMPILE_FROM
@@ -34,6 +36,7 @@ from pyro_hvae.training.training_loop import Loop, Run
 DEVICES = ("auto", "cpu", "cuda")
 
 
+@checked
 def fit(
     vae: HVAE,
     data: PatchData,
@@ -97,9 +100,14 @@ def fit(
     target = torch_device(device)
     objective = default_objective(vae, recipe) if objective is None else objective
     with alone(), processes(target) as together:
-        return prepare(
+        loop = prepare(
             vae, data, objective, config, target, compile, out, overwrite=overwrite, resume=resume, processes=together
-        ).run(resume, progress)
+        )
+        try:
+            return loop.run(resume, progress)
+        finally:
+            if not resume:
+                loop.discard_unbegun()
 
 
 def prepare(
@@ -126,7 +134,6 @@ def prepare(
     _check_data(vae, data, config)
     vae.to(target)
     probe = next(vae.parameters(), torch.zeros((), device=target)).new_zeros(2, vae.pixels)
-    _check_parameters(vae, probe)
     _check_support(vae, data, config, probe)
     check_objective(objective, vae, probe)
     if not isinstance(objective, Bound) and config.precision == "bfloat16":
@@ -148,18 +155,20 @@ def prepare(
     }
     compiling = config.steps >= COMPILE_FROM if compile == "auto" else compile
     main = processes is None or processes.rank == 0
-    # Of several processes one makes the directory; the others read it where a run is resumed.
+    loop = Loop(vae, data, objective, config, None, described, target, compiling, processes)
+    # Last, when there is nothing left to refuse. Of several processes one makes the directory; the others read it where a run
+    # is resumed.
     where = out if main or resume else None
-    directory = _directory(where, described | {"compile": compiling}, data, overwrite and main, resume)
+    directory = loop.directory = _directory(where, described | {"compile": compiling}, data, overwrite and main, resume)
     if resume and directory is not None:
         described["starts"] = vae.starts = directory.config.get("starts", [])
     if resume and compile == "auto":
         compiling = directory.config.get("compile", compiling)  # a compiled step rounds otherwise than an eager one
-    if compile == "auto" and compiling:
-        compiling = "auto"
-    return Loop(vae, data, objective, config, directory, described, target, compiling, processes)
+    loop.compile = "auto" if compile == "auto" and compiling else compiling
+    return loop
 
 
+@checked
 def resume(
     out: str | os.PathLike[str],
     *,
@@ -216,39 +225,16 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def _check_parameters(vae: HVAE, x: torch.Tensor) -> None:
-    """Refuse a pair with ``pyro.param`` statements of its own, which would be neither trained nor saved."""
-    own = {id(p) for p in vae.parameters()}
-    with torch.enable_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        for program in (vae.model, vae.guide):
-            trace = poutine.trace(program).get_trace(x)
-            density = trace.log_prob_sum()
-            for name in trace.param_nodes if density.requires_grad else ():
-                value = trace.nodes[name]["value"]
-                leaf = getattr(value, "unconstrained", lambda value=value: value)()
-                # Unused ones are left over from an earlier PyroModule of the same names.
-                if id(leaf) not in own and leaf.requires_grad and _depends(density, leaf):
-                    raise HVAEError(
-                        f"{type(program).__name__} takes the parameter {name!r} from pyro.param, where it would be neither "
-                        "trained nor saved: make it an nn.Parameter of the module, or a PyroParam of a PyroModule"
-                    )
-
-
 @torch.no_grad()
 def _check_support(vae: HVAE, data: PatchData, config: FitConfig, probe: torch.Tensor) -> None:
     """Refuse images outside the support of the likelihood, which are found by no other check: validation is off in training."""
     with torch.random.fork_rng(devices=[probe.device] if probe.is_cuda else []), evaluating(vae):
-        for images in (data.train["x"].values, data.test["x"].values):
-            x = torch.from_numpy(np.ascontiguousarray(images[: config.batch])).to(probe)
+        for images in (contiguous(data.train["x"].values), contiguous(data.test["x"].values)):
+            x = torch.from_numpy(images[: config.batch]).to(probe)
             pair = trace_pair(vae.model, vae.guide, (x,), {})
             check_layout(pair)
             check_support(pair)
-            check_all_images(pair, torch.from_numpy(np.ascontiguousarray(images)))
-
-
-def _depends(density: torch.Tensor, leaf: torch.Tensor) -> bool:
-    (gradient,) = torch.autograd.grad(density, leaf, retain_graph=True, allow_unused=True)
-    return gradient is not None
+            check_all_images(pair, torch.from_numpy(images))
 
 
 def _check_data(vae: HVAE, data: PatchData, config: FitConfig) -> None:
@@ -290,5 +276,9 @@ def _directory(
             )
         return directory
     directory = RunDirectory.create(out, described, overwrite=overwrite)
-    directory.write_data(data)
+    try:
+        directory.write_data(data)
+    except BaseException:
+        directory.discard()
+        raise
     return directory

@@ -15,8 +15,9 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pyro_hvae.arguments import checked
 from pyro_hvae.densities.matching import SCHEMA as YARDSTICKS
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE, from_config
@@ -172,6 +174,14 @@ class RunDirectory:
             (path / "checkpoints").mkdir(exist_ok=True)
         return cls(path, full)
 
+    def discard(self) -> None:
+        """Remove what was written, where nothing came of the run; other files stay."""
+        for file in _written_by_a_run(self.path):
+            file.unlink()
+        for folder in (self.path / "checkpoints", self.path):
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
         """A run directory that exists."""
@@ -179,7 +189,8 @@ class RunDirectory:
         file = path / "config.json"
         if not file.is_file():
             raise HVAEError(
-                f"{path} is not a run directory: it has no config.json. `pyro-hvae train … --out {path}` makes one"
+                f"{path} is not a run directory: it has no config.json. "
+                f"`pyro-hvae train … --out {shlex.quote(str(path))}` makes one"
             )
         try:
             config = json.loads(file.read_bytes())
@@ -220,7 +231,9 @@ class RunDirectory:
             return None
         found = read_netcdf(file)
         if found.attrs.get("schema") != YARDSTICKS or "log_density" not in found:
-            raise HVAEError(f"{file} does not hold yardsticks; delete it and run `pyro-hvae yardstick {self.path}`")
+            raise HVAEError(
+                f"{file} does not hold yardsticks; delete it and run `pyro-hvae yardstick {shlex.quote(str(self.path))}`"
+            )
         return found.assign_coords(yardstick=found["yardstick"].values.astype(str))
 
     # -- history and checkpoints
@@ -325,6 +338,7 @@ def read_netcdf(path: Path) -> xr.Dataset:
         raise HVAEError(f"{path}: damaged or not a netCDF file ({type(error).__name__}: {error})") from error
 
 
+@checked
 def load(path: str | os.PathLike[str], *, vae: HVAE | None = None) -> HVAE:
     """The trained pair of a run directory (its newest checkpoint), or of one checkpoint inside a run directory.
 

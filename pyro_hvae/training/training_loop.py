@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 import xarray as xr
 from torch import Tensor
 
+from pyro_hvae.arguments import contiguous
 from pyro_hvae.bounds.objectives import ELBO
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE
+from pyro_hvae.programs.program import evaluating
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.training import history
 from pyro_hvae.training.config import FitConfig
-from pyro_hvae.training.contexts import Signals, evaluating, frozen, matmul_precision
+from pyro_hvae.training.contexts import Signals, frozen, matmul_precision
 from pyro_hvae.training.distributed import Processes, share_batch
 from pyro_hvae.training.progress import Progress
 from pyro_hvae.training.run_directory import Checkpoint, RunDirectory, earlier_fingerprint, fingerprint
@@ -78,8 +79,8 @@ class Loop:
                 "gradient"
             )
         like = next(iter(self.named.values()))
-        self.x = torch.from_numpy(np.ascontiguousarray(data.train["x"].values)).to(device, like.dtype)
-        self.test = torch.from_numpy(data.test["x"].values[: config.evaluate_images]).to(device, like.dtype)
+        self.x = torch.from_numpy(contiguous(data.train["x"].values)).to(device, like.dtype)
+        self.test = torch.from_numpy(contiguous(data.test["x"].values[: config.evaluate_images])).to(device, like.dtype)
         self.betas = {site: torch.ones((), dtype=like.dtype, device=device) for site, _ in config.beta}
         self.step = TrainingStep(
             vae, objective, self.named, self.betas, config.learning_rate(0), config.clip, config.skip, config.precision
@@ -169,6 +170,11 @@ class Loop:
             bar.evaluated(self.evaluations[-1])
         if last or self.done % config.checkpoint_every == 0:
             self._save()
+
+    def discard_unbegun(self) -> None:
+        """Leave no directory of a run that has not taken a step."""
+        if self.directory is not None and self.main and not self.done:
+            self.directory.discard()
 
     def result(self) -> Run:
         """What was trained."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_hvae.bounds.objectives import ELBO, Bound, Evaluation
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE
+from pyro_hvae.programs.program import announcing
 
 
 @dataclass(frozen=True)
@@ -188,14 +189,15 @@ class TrainingStep:
         """The step under one of Pyro's objectives, which differentiate by themselves."""
         vae = self.function.vae
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.pyro_objective.loss_and_grads(vae.model, vae.guide, x)
+        # Pyro's objectives differentiate where a program announces parameters.
+        loss = self.pyro_objective.loss_and_grads(announcing(vae.model), announcing(vae.guide), x)
         gradients = [
             None if p.grad is None else p.grad / len(x) for p in self.parameters
         ]  # Pyro's losses are sums over images
         if all(gradient is None for gradient in gradients):
             raise HVAEError(
-                f"{type(self.pyro_objective).__name__} of Pyro differentiates parameters that the programs announce, and these "
-                "announce none: derive them from pyro_hvae.Program or PyroModule, or use a bound of pyro_hvae"
+                f"{type(self.pyro_objective).__name__} of Pyro depends on none of the parameters that are trained; are they "
+                "detached, or not used by the programs?"
             )
         with torch.no_grad():
             values = self.function.values(self.function.evaluate((), x))

@@ -334,8 +334,8 @@ def test_beta_tensors_may_change_between_calls():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ELBO(0), "positive integer, got 0"),
-        (lambda: ELBO(2.0), "positive integer"),
+        (lambda: ELBO(0), "whole number of at least 1, got 0"),
+        (lambda: ELBO(2.0), "whole number of at least 1, got 2.0"),
         (lambda: ELBO(gradient="dregs"), r"unknown gradient 'dregs'; did you mean 'dreg'\?"),
         (lambda: ELBO(beta=-1.0), "not negative, got -1.0"),
         (lambda: ELBO(beta={"z2": math.nan}), "got nan for z2"),

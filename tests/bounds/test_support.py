@@ -91,9 +91,43 @@ def test_training_on_a_discrete_site():
     assert not torch.equal(before, pair.guide.net.weight)
 
 
-def test_an_objective_of_pyro_finds_no_parameters_in_plain_modules():
-    with pytest.raises(HVAEError, match="Trace_ELBO of Pyro .* announce none"):
-        fit(HVAE(Model(), Guide()), small_data(), objective=infer.Trace_ELBO(), **QUICK)
+class Announcing(Program):
+    """A plain program as one of ours, which announces its parameters."""
+
+    def __init__(self, program):
+        super().__init__()
+        self.program, self.pixels = program, 16
+
+    def forward(self, x):
+        return self.program(x)
+
+
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [(infer.Trace_ELBO, {}), (infer.TraceMeanField_ELBO, {}), (infer.TraceGraph_ELBO, {}),
+     (infer.Trace_ELBO, dict(num_particles=3, vectorize_particles=True)),
+     (infer.RenyiELBO, dict(alpha=0.5, num_particles=3, vectorize_particles=True))],
+)  # fmt: skip
+def test_plain_modules_are_trained_by_pyros_objectives_as_programs_that_announce(objective, options):
+    """Pyro differentiates where a program announces parameters; plain modules do not, and are announced for it."""
+    trained = []
+    for wrap in (lambda program: program, Announcing):
+        torch.manual_seed(0)
+        model, guide = Model(), Guide()
+        start = [p.detach().clone() for p in (*model.parameters(), *guide.parameters())]
+        fit(HVAE(wrap(model), wrap(guide)), small_data(), objective=objective(**options), **QUICK)
+        trained.append([p.detach().clone() for p in (*model.parameters(), *guide.parameters())])
+        assert not any(torch.equal(a, b) for a, b in zip(start, trained[-1], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))
+
+
+@pytest.mark.parametrize(
+    "objective", [infer.ReweightedWakeSleep(3), infer.TraceTailAdaptive_ELBO(num_particles=3, vectorize_particles=True)]
+)
+def test_objectives_that_weigh_whole_batches_are_refused(objective):
+    """One image's weights depend on the others': those of the sum of their log densities."""
+    with pytest.raises(HVAEError, match=rf"{type(objective).__name__} weighs .* whole batch.*ImportanceWeightedELBO"):
+        fit(HVAE(Model(), Guide()), small_data(), objective=objective, **QUICK)
 
 
 # -- support

@@ -106,7 +106,7 @@ def test_images_in_batches_labels_and_the_file(tmp_path, monkeypatch):
 def test_errors(pair):
     with pytest.raises(HVAEError, match="must be even, got 3"):
         audit(*pair, chains=3)
-    with pytest.raises(HVAEError, match="at least two units"):
+    with pytest.raises(HVAEError, match="units must be a whole number of at least 2, got 1"):
         audit(*pair, units=1)
     with pytest.raises(HVAEError, match="from 0 to 3"):
         audit(*pair, units=[0, 4])

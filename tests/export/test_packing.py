@@ -139,7 +139,9 @@ def test_every_reference_loads_without_network_and_reaches_what_its_card_says():
         # of fewer patches than on the card: in standard errors over patches
         tolerance = 5 * float(value.std()) / len(x) ** 0.5
         assert float(value.mean()) == pytest.approx(config["packed"]["held_out_elbo"], abs=tolerance)
-        assert abs(config["packed"]["held_out_elbo"] - config["packed"]["held_out_elbo_single"]) < TOLERANCE + 1e-3  # both are rounded
+        assert (
+            abs(config["packed"]["held_out_elbo"] - config["packed"]["held_out_elbo_single"]) < TOLERANCE + 1e-3
+        )  # both are rounded
         assert sum(f.stat().st_size for f in folder.iterdir()) < 6e6
         assert (folder / "README.md").is_file() and not any(
             "/" in str(v) for v in [config["data"]["provenance"]["source"]]

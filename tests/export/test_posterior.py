@@ -273,13 +273,13 @@ def test_programs_of_ones_own_can_be_exported():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (dict(draws=-1), "draws must be 0 or more"),
+        (dict(draws=-1), "draws must be a whole number of at least 0, got -1"),
         (dict(resample=5), "resample=5 needs draws"),
         (dict(units=(3, 6)), "from 0 to 5; got"),
         (dict(units=(1, 1)), "distinct"),
         (dict(evidence=1), "at least 2, or 0 for none; got 1"),
         (dict(evidence_images=5), "evidence_images=5 needs evidence=K"),
-        (dict(receptive_fields=-1), "0 for none; got -1"),
+        (dict(receptive_fields=-1), "receptive_fields must be a whole number of at least 0, got -1"),
     ],
 )
 def test_bad_requests_are_refused(options, says):
@@ -288,7 +288,7 @@ def test_bad_requests_are_refused(options, says):
 
 
 def test_bad_images_are_refused():
-    with pytest.raises(HVAEError, match="of 16 pixels"):
+    with pytest.raises(HVAEError, match="with 16 pixels, got .3, 25."):
         export_posterior(small_pair(), np.zeros((3, 25), np.float32))
     with pytest.raises(HVAEError, match="no images"):
         export_posterior(small_pair(), np.zeros((0, 16), np.float32))
@@ -443,3 +443,40 @@ def test_yardsticks_are_kept_for_the_images_they_are_about(tmp_path, monkeypatch
         assert kept["log_density"][:, :7].isnull().all()
         np.testing.assert_allclose(kept["log_density"][:, 7:], fitted["log_density"][:, ::-1], rtol=1e-6)
     assert "yardsticks" not in export_posterior(vae, data.test)
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+def test_files_name_no_place_of_the_machine_that_made_them(tmp_path, suffix):
+    from pyro_hvae.storage.posterior_file import open_posterior
+
+    vae, data = small_pair(), small_data()
+    photographs = tmp_path / "photographs of me"
+    data = dataclasses.replace(
+        data, provenance={"kind": "natural", "source": str(photographs), "sources": [{"name": "a.png"}]}
+    )
+    hvae.fit(vae, data, steps=1, batch=20, out=tmp_path / "run", progress=False, device="cpu")
+    assert hvae.export_posterior(vae, data, path=tmp_path / f"p.{suffix}", moment_draws=2, prior_samples=1) is not None
+    with open_posterior(tmp_path / f"p.{suffix}") as tree:
+        assert str(tmp_path) not in str(dict(tree.attrs)) and tree.attrs["file"] == f"p.{suffix}"
+        assert '"source": "photographs of me"' in tree.attrs["configuration"]
+    content = [
+        p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and (p.name == f"p.{suffix}" or ".zarr" in str(p))
+    ]
+    assert content and not any(str(tmp_path).encode() in each for each in content)
+
+
+def test_places_are_found_wherever_they_are():
+    from pyro_hvae.storage.provenance import without_places
+
+    given = {
+        "a": "/home/me/x.png",
+        "b": ["C:\\Users\\me\\y.png", "rel/z.png", 3, None],
+        "c": {"d": ("/data/set/",)},
+        "e": "1/2",
+    }
+    assert without_places(given) == {
+        "a": "x.png",
+        "b": ["y.png", "r/z.png", 3, None],
+        "c": {"d": ["set"]},
+        "e": "1/2",
+    }

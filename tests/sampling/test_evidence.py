@@ -121,7 +121,7 @@ def test_schedule():
     t = sigmoid_schedule(10)
     assert t[0] == 0 and t[-1] == 1 and (t.diff() > 0).all() and len(t) == 11
     np.testing.assert_allclose(t + t.flip(0), 1)
-    with pytest.raises(HVAEError, match="at least 2 temperatures"):
+    with pytest.raises(HVAEError, match="num_temperatures must be a whole number of at least 2, got 1"):
         sigmoid_schedule(1)
 
 
@@ -199,7 +199,7 @@ def test_the_estimate_of_memory_follows_the_networks():
 def test_errors():
     model = affine_model((2,))
     vae, x = HVAE(model, GaussianGuide(model)), torch.zeros(2, 5, dtype=torch.float64)
-    with pytest.raises(HVAEError, match="at least two particles"):
+    with pytest.raises(HVAEError, match="num_particles must be a whole number of at least 2, got 1"):
         evidence_importance_sampling(vae, x, 1)
     with pytest.raises(HVAEError, match="chunk must be a whole number"):
         evidence_importance_sampling(vae, x, 10, chunk=0)

@@ -47,7 +47,7 @@ def test_seed():
 
 
 def test_what_does_not_fit():
-    with pytest.raises(HVAEError, match="count is 0"):
+    with pytest.raises(HVAEError, match="count must be a whole number of at least 1, got 0"):
         dead_leaves(8, count=0)
     with pytest.raises(HVAEError, match="smallest is 5"):
         dead_leaves(8, count=1, smallest=5, largest=4)

@@ -200,13 +200,13 @@ def test_options_reach_the_transform(folder):
         ({"floor": -1}, "floor is -1"),
         ({"test_fraction": 1.0}, "test_fraction is 1.0"),
         ({"test_fraction": 0.0}, "test_fraction is 0.0"),
-        ({"train": 0}, "train is 0"),
-        ({"test": -5}, "test is -5"),
+        ({"train": 0}, "train must be a whole number of at least 1, got 0"),
+        ({"test": -5}, "test must be a whole number of at least 1, got -5"),
         ({"downsample": 30}, "pixels after downsampling by 30"),
         ({"train": 10**6}, "1,000,000 training patches asked for, and the 5 photograph"),
         ({"test": 10**6}, "1,000,000 test patches asked for, and the 1 photograph"),
-        ({"seed": -1}, "seed is -1"),
-        ({"seed": None}, "seed is None"),
+        ({"seed": -1}, "seed must be a whole number of 0 to 4294967295, got -1"),
+        ({"seed": None}, "seed must be a whole number, got None"),
         ({"train": 30}, "cannot determine 50 components"),
     ],
 )
@@ -214,7 +214,7 @@ def test_bad_options(folder, options, message):
     with pytest.raises(HVAEError, match=message):
         small(folder, **options)
     for size in (1, 20.0):
-        with pytest.raises(HVAEError, match=f"size is {size}"):
+        with pytest.raises(HVAEError, match=f"size must be a whole number.*, got {size}"):
             natural_patches(size, folder)
 
 

@@ -173,5 +173,5 @@ def test_what_does_not_fit(data):
         plaids(20, contrast=[0.8], mask_contrast=[0.5])
     with pytest.raises(HVAEError, match="size is 20, and the transform is for 8"):
         gratings(20, transform=data.transform)
-    with pytest.raises(HVAEError, match="size is 1"):
+    with pytest.raises(HVAEError, match="size must be a whole number of at least 2, got 1"):
         gratings(1)

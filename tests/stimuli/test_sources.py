@@ -175,7 +175,7 @@ def test_no_such_source_and_empty_folder(tmp_path):
         opened("embeded")
     with pytest.raises(HVAEError, match=r"no images here; expected files ending in \.iml"):
         opened(tmp_path)
-    with pytest.raises(HVAEError, match="downsample is 0"):
+    with pytest.raises(HVAEError, match="downsample must be a whole number of at least 1, got 0"):
         opened("embedded", downsample=0)
 
 

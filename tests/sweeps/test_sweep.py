@@ -179,7 +179,7 @@ def test_another_design_in_the_same_directory_is_refused(swept, tmp_path):
     [
         (TINY, {"dim_z3": [1]}, "unknown axis 'dim_z3'; did you mean 'dim_z"),
         (TINY | {"learningrate": 1}, AXES, "unknown setting 'learningrate'; did you mean 'learning_rate'"),
-        (TINY, {"dim_z2": 5}, "axis dim_z2 is a sequence"),
+        (TINY, {"dim_z2": 5}, "axes must be a mapping from a text to a sequence, got 5"),
         (TINY, {"dim_z2": [5, 5]}, "each of them once"),
         (TINY, {"dim_z2": []}, "needs values"),
         (TINY, {"dim_z2": ["five"]}, "dim_z2 must be int or nothing, got 'five'"),
@@ -252,9 +252,21 @@ def test_settings_are_those_of_the_preset_where_not_given():
 def test_every_setting_is_an_option_of_the_command():
     from dataclasses import fields
 
-    from pyro_hvae.cli.sweep import SETTINGS
+    from pyro_hvae.cli import parser
+    from pyro_hvae.sweeps.settings import SETTINGS
 
-    assert ("preset", *SETTINGS) == tuple(f.name for f in fields(Settings))
+    assert tuple(SETTINGS) == tuple(f.name for f in fields(Settings))
+    parsed = vars(parser().parse_args(["sweep", "TDVAE20", "--axis", "seed", "0", "--out", "x"]))
+    assert set(SETTINGS) <= set(parsed)
+
+
+def test_the_help_of_the_command_says_what_every_setting_is(capsys):
+    from pyro_hvae.sweeps.settings import SETTINGS
+
+    with pytest.raises(SystemExit, match="0"):
+        main(["sweep", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(" ".join(text.split()) in shown for name, text in SETTINGS.items() if name != "preset")
 
 
 def test_a_run_that_another_process_works_on_is_not_touched(tmp_path):
@@ -285,30 +297,76 @@ def gone(group, seconds=10):
     return False
 
 
-def test_ctrl_c_ends_the_workers_and_what_they_did_stands(tmp_path):
-    """As from a shell: the signal goes to every process of the group."""
+def test_ctrl_c_leaves_every_run_at_a_checkpoint_and_ends_the_workers(tmp_path):
+    """As from a shell: the signal goes to every process of the group. No checkpoint is due before the end of the runs."""
     small_data().save(tmp_path / "made.nc")
-    out = tmp_path / "s"
-    axis = ["--beta-z2", "1", "--axis", "dim_z2", "2", "3"]
-    command = [sys.executable, "-m", "pyro_hvae", "sweep", "TDVAE20", *PROCESS, *axis, "--patches",
-               str(tmp_path / "made.nc"), "--steps", "1900", "--out", str(out)]  # fmt: skip
+    out, rare = tmp_path / "s", ["--checkpoint-every", "100000", "--workers", "2"]
+    axis = ["--beta-z2", "1", "--axis", "dim_z2", "2", "3", "4"]
+    command = [sys.executable, "-m", "pyro_hvae", "sweep", "TDVAE20", *PROCESS, *rare, *axis, "--patches",
+               str(tmp_path / "made.nc"), "--steps", "100000", "--compile", "false", "--out", str(out)]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
                                env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list(out.glob("*/checkpoints/step-*")) and time.monotonic() < deadline and process.poll() is None:
+    while len(list(out.glob("*/heldout.nc"))) < 2 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=100)
     assert process.returncode == 130 and "go on with the same command" in errors, (printed, errors)
     assert "Traceback" not in errors, errors
     assert gone(process.pid), "workers are still there"
-    run = out / "dim_z2=2"
-    assert [member.status(out / name) for name in (run.name, "dim_z2=3")] == [member.UNFINISHED, member.WAITING]
-    reached = RunDirectory.open(run).latest().step
-    assert 20 <= reached < 1900
-    shorter = TINY | {"steps": reached + 3, "dim_z2": 2, "beta_z2": 1, **dict.fromkeys(EVERY, 20)}
-    assert member.carry_out(shorter, str(out / "patches.nc"), str(run), 0, "cpu", 1) == member.FINISHED
-    assert RunDirectory.open(run).latest().step == reached + 3
+    runs = [out / f"dim_z2={dim}" for dim in (2, 3, 4)]
+    assert [member.status(run) for run in runs] == [member.UNFINISHED, member.UNFINISHED, member.WAITING]
+    assert xr.load_dataset(out / "sweep.nc")["status"].values.tolist() == [member.status(run) for run in runs]
+    for dim, run in zip((2, 3), runs[:2], strict=True):
+        reached = RunDirectory.open(run).latest().step
+        assert 1 <= reached < 100_000
+        settings = {"steps": reached + 3, "dim_z2": dim, "beta_z2": 1, **dict.fromkeys(EVERY, 20)}
+        shorter = TINY | settings | {"checkpoint_every": 100_000, "compile": False}
+        assert member.carry_out(shorter, str(out / "patches.nc"), str(run), 0, "cpu", 1) == member.FINISHED
+        assert RunDirectory.open(run).latest().step == reached + 3
+
+
+SCRIPT = """
+import pyro_hvae as hvae
+from pyro_hvae.sweeps import run
+
+def start():
+    return hvae.sweep({settings!r}, {{"seed": [0, 1]}}, {data!r}, out={out!r}, workers=1, device="cpu", progress=False)
+
+{last}
+"""
+
+
+@pytest.mark.parametrize("last", ["start()", "for again in range(1):\n    print(start())", "if True:\n    start()"])
+def test_a_script_without_a_main_guard_is_told_in_a_line(tmp_path, last):
+    small_data().save(tmp_path / "made.nc")
+    script, out = tmp_path / "script.py", tmp_path / "s"
+    script.write_text(SCRIPT.format(settings=TINY, data=str(tmp_path / "made.nc"), out=str(out), last=last))
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    told = [line for line in result.stderr.splitlines() if "__main__" in line]
+    assert result.returncode == 1 and len(result.stderr.splitlines()) < 20, result.stderr
+    assert len(told) == 1 and f"{script}, line " in told[0] and "put the call below that line" in told[0]
+    assert not out.exists()
+
+
+def test_a_script_with_a_main_guard_sweeps(tmp_path):
+    small_data().save(tmp_path / "made.nc")
+    script, out = tmp_path / "script.py", tmp_path / "s"
+    last = "if __name__ == '__main__':\n    print(start()['status'].values.tolist())"
+    script.write_text(SCRIPT.format(settings=TINY, data=str(tmp_path / "made.nc"), out=str(out), last=last))
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert result.stdout.strip() == "['finished', 'finished']", result.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"exported": "x"}', '{"exported": 0, "step": null}'])
+def test_damaged_results_of_a_run_are_named(swept, content, tmp_path):
+    import shutil
+
+    out = shutil.copytree(swept[0], tmp_path / "s")
+    file = out / "dim_z2=2,seed=0" / "summary.json"
+    file.write_text(content)
+    with pytest.raises(HVAEError, match=r"summary.json is damaged .*delete it, and the run is measured again"):
+        hvae.sweep(TINY, AXES, small_data(), out=out, export=40, **SMALL)
 
 
 def test_the_command_from_design_to_dataset(tmp_path, capsys):

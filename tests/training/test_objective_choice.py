@@ -13,9 +13,9 @@ NEEDS_PARTICLES = [
     (dict(objective="importance_weighted"), "needs particles"),
     (dict(objective="importance_weighted", gradient="dreg"), "needs particles"),
     (dict(objective="renyi", alpha=0.5), "needs particles"),
-    (dict(objective="importance_weighted", particles=0), "num_particles must be a positive integer"),
-    (dict(particles=0), "num_particles must be a positive integer"),
-    (dict(particles=-3), "num_particles must be a positive integer"),
+    (dict(objective="importance_weighted", particles=0), "must be a whole number of at least 1"),
+    (dict(particles=0), "must be a whole number of at least 1"),
+    (dict(particles=-3), "must be a whole number of at least 1"),
 ]
 
 
