@@ -31,7 +31,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--held-out",
-        type=int,
+        type=at_least(0),
         default=0,
         metavar="N",
         help="held-out patches to pack (0), of photographs you may pass on",
