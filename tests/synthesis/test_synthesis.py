@@ -231,7 +231,7 @@ def test_interrupted_synthesis_goes_on_where_it_stopped(tmp_path, source, few_ma
 def test_options_of_synthesis(tmp_path, source):
     with pytest.raises(HVAEError, match="unknown synthesis method 'portilla'; did you mean 'portilla_simoncelli'"):
         synthesise(source, folder=tmp_path / "x", method="portilla")
-    with pytest.raises(HVAEError, match="images is 0"):
+    with pytest.raises(HVAEError, match="images must be a whole number of at least 1, got 0"):
         synthesise(source, folder=tmp_path / "x", images=0)
     with pytest.raises(HVAEError, match="no folder of synthesised images; give another path"):
         synthesise(source, folder=source, **OPTIONS)
