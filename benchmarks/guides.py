@@ -22,7 +22,7 @@ import torch
 import xarray as xr
 
 import pyro_hvae as hvae
-from pyro_hvae.analysis import guide_audit
+from pyro_hvae.analysis.guide_audit import guide_audit
 from pyro_hvae.export.refinement import all_together, elbo, refine
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.storage.audit_file import open_audit

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.storage.writing import NETCDF_LOCK
 
 CHUNK_BYTES = 2**20  # aimed size of a chunk on disk; one image is never split
 FEWEST = 64  # images in a chunk, where that many fit: the first block that is written may be small
@@ -44,30 +45,36 @@ class NetCDFStore:
     """netCDF-4 with an unlimited ``image`` dim in every group."""
 
     def __init__(self, path: Path, attrs: Mapping[str, Any], compression: int) -> None:
-        self._file = netCDF4.Dataset(path, "w", format="NETCDF4")
-        self._file.setncatts(dict(attrs))
+        with NETCDF_LOCK:
+            self._file = netCDF4.Dataset(path, "w", format="NETCDF4")
+            self._file.setncatts(dict(attrs))
         self._compression = compression
 
     def append(self, group: str, dataset: xr.Dataset) -> None:
-        target = self._file.groups.get(group) or self._file.createGroup(group)
-        start = len(target.dimensions["image"]) if "image" in target.dimensions else 0
-        for name, variable in dataset.variables.items():
-            if "image" not in variable.dims and name in target.variables:
-                continue  # coordinates of the other dims: the first chunk wrote them
-            here = tuple(slice(start, None) if dim == "image" else slice(None) for dim in variable.dims)
-            self._put(target, str(name), variable, here)
-        self._describe(target, dataset)
+        dataset = dataset.compute()  # before the lock is taken: what it is computed from may be a netCDF file too
+        with NETCDF_LOCK:
+            target = self._file.groups.get(group) or self._file.createGroup(group)
+            start = len(target.dimensions["image"]) if "image" in target.dimensions else 0
+            for name, variable in dataset.variables.items():
+                if "image" not in variable.dims and name in target.variables:
+                    continue  # coordinates of the other dims: the first chunk wrote them
+                here = tuple(slice(start, None) if dim == "image" else slice(None) for dim in variable.dims)
+                self._put(target, str(name), variable, here)
+            self._describe(target, dataset)
 
     def write(self, group: str, dataset: xr.Dataset) -> None:
-        target = self._file.groups.get(group) or self._file.createGroup(group)
-        for name, variable in dataset.variables.items():
-            if name not in target.variables:
-                self._put(target, str(name), variable, (slice(None),) * variable.ndim)
-        self._describe(target, dataset)
+        dataset = dataset.compute()
+        with NETCDF_LOCK:
+            target = self._file.groups.get(group) or self._file.createGroup(group)
+            for name, variable in dataset.variables.items():
+                if name not in target.variables:
+                    self._put(target, str(name), variable, (slice(None),) * variable.ndim)
+            self._describe(target, dataset)
 
     def close(self) -> None:
-        if self._file.isopen():
-            self._file.close()
+        with NETCDF_LOCK:
+            if self._file.isopen():
+                self._file.close()
 
     def _put(self, target: netCDF4.Group, name: str, variable: xr.Variable, here: tuple[slice, ...]) -> None:
         values = np.asarray(variable.values)

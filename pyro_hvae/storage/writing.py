@@ -18,10 +18,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import netCDF4
+from xarray.backends.locks import HDF5_LOCK, NETCDFC_LOCK, combine_locks
 
 from pyro_hvae.errors import HVAEError
 
 REPORT, RESULTS, FIGURE, EVIDENCE = "pyro_hvae.report", "pyro_hvae.results", "pyro_hvae.figure", "pyro_hvae.evidence"
+#: The netCDF library is not safe in threads, and one that collects garbage may close a file at any moment: xarray's own lock,
+#: which its files hold whenever they are read or closed.
+NETCDF_LOCK = combine_locks([NETCDFC_LOCK, HDF5_LOCK])
 _HEAD = 4096  # bytes at the start of a page or picture in which its kind is said
 
 
@@ -35,7 +39,7 @@ def kind_of(path: Path) -> str | None:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
         if head.startswith((b"\x89HDF", b"CDF")):
-            with netCDF4.Dataset(path) as dataset:
+            with NETCDF_LOCK, netCDF4.Dataset(path) as dataset:
                 return _named(getattr(dataset, "schema", None))
         if head.startswith(b"\x89PNG"):
             return FIGURE if f"Source\0{FIGURE}".encode() in head else None

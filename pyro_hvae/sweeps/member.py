@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import distributed
 import torch
 
 from pyro_hvae.analysis import active_dimensions
@@ -102,9 +103,7 @@ def carry_out(
     :returns: the run's status; the error of a failed one is in :func:`error_file`.
     """
     run = Path(out)
-    # Inside a dask worker xarray would ask the scheduler for a lock at every file that it writes; each run has its own.
-    alone = dask.config.set(scheduler="synchronous")
-    with TURN, _claimed(run) as ours, _threads(threads), alone:
+    with TURN, _claimed(run) as ours, _threads(threads), _without_scheduler():
         if not ours:
             return UNFINISHED
         _under_way.append(sweep)
@@ -183,6 +182,19 @@ def _claimed(run: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+@contextlib.contextmanager
+def _without_scheduler() -> Iterator[None]:
+    """Inside a dask worker xarray would ask the scheduler for a lock at every file that it writes; each run has its own."""
+    with dask.config.set(scheduler="synchronous"):
+        yield
+    try:
+        distributed.default_client()
+    except ValueError:
+        # In a cluster of threads its client may have been closed meanwhile; what was just put back would then stay for good.
+        if dask.config.get("scheduler", None) == "dask.distributed":
+            dask.config.config.pop("scheduler", None)
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ def test_what_is_outdated_is_named(fitted):
         (patches(90, 0).reshape(90, 5, 1), patches(9, 1), {}, "expected numbers \\(image, pixel\\)"),
         (xr.Dataset({"y": ("image", [1.0])}), patches(9, 1), {}, "training set has no x"),
         (patches(90, 0), patches(9, 1), {"sigma": 0.0}, "must be positive"),
-        (patches(90, 0), patches(9, 1), {"limit": 0}, "limit is a number"),
+        (patches(90, 0), patches(9, 1), {"limit": 0}, "limit must be a whole number of at least 1, got 0"),
     ],
 )
 def test_errors_say_what_to_do(train, test, options, says):

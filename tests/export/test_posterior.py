@@ -476,7 +476,7 @@ def test_places_are_found_wherever_they_are():
     }
     assert without_places(given) == {
         "a": "x.png",
-        "b": ["y.png", "r/z.png", 3, None],
+        "b": ["y.png", "rel/z.png", 3, None],
         "c": {"d": ["set"]},
         "e": "1/2",
     }

@@ -382,3 +382,19 @@ def test_the_command_from_design_to_dataset(tmp_path, capsys):
     assert np.isnan(results["active_z2"].sel(preset="LinearVAE20")) and np.isfinite(results["active_z1"]).all()
     assert main([*command, "9"]) == 2
     assert "settings.steps: 9 given, 8 in the directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_client_closed_under_a_run_leaves_no_scheduler_behind(monkeypatch, closed):
+    """In a cluster of threads the run's task outlives its client; every later write of this process failed then."""
+    import dask
+
+    def default_client():
+        if closed:
+            raise ValueError("no clients found")
+
+    monkeypatch.setattr("distributed.default_client", default_client)
+    with dask.config.set(scheduler="dask.distributed"):  # as a client sets it
+        with member._without_scheduler():
+            assert dask.config.get("scheduler") == "synchronous"
+        assert dask.config.get("scheduler", None) == (None if closed else "dask.distributed")
