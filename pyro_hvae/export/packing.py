@@ -69,8 +69,8 @@ def pack(
     config = source.config | {
         "packed": {
             "precision": "half" if in_half else "single",
-            "held_out_elbo": round(half if in_half else single, 3),
-            "held_out_elbo_single": round(single, 3),
+            "held_out_elbo": round(half if in_half else single, 4),
+            "held_out_elbo_single": round(single, 4),
             "held_out_patches": len(x),
         }
     }
@@ -146,7 +146,7 @@ def _card(config: dict[str, Any], step: int, vae: HVAE, history: xr.Dataset, lic
         f"| steps | {step:,} of batch {fit['batch']}, Adam {fit['learning_rate']}, beta {beta} |",
         f"| ELBO of {packed['held_out_patches']:,} held-out patches | {packed['held_out_elbo']:.2f} nats "
         f"({packed['held_out_elbo_single']:.2f} before rounding) |",
-        f"| seed, git revision | {fit['seed']}, {config.get('git_revision', 'unknown')[:12]} |",
+        f"| seed, git revision | {fit['seed']}, {config.get('git_revision') or 'not recorded'} |",
     ]  # fmt: skip
     limits = (
         "Trained on whitened grey patches preprocessed as `transform.nc` has it; on others it means nothing. The guide's "
