@@ -265,14 +265,15 @@ def front(runs: Path) -> Figure:
     axes[0].bar(names, value, color=colours, yerr=np.abs(interval.T - value), error_kw={"lw": 0.8})
     axes[0].axhline(float(decoding.attrs["chance"]), ls="--", lw=0.8, color="black")
     axes[0].set(ylabel="texture family decoded", ylim=(0, 1))
-    axes[0].tick_params(axis="x", rotation=30)
+    axes[0].set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
     matrices = [t["posterior_moments"]["z1_correlation"].values[400:].mean(0) for t in trees]
     for matrix in matrices:
         np.fill_diagonal(matrix, np.nan)
     limit = float(np.nanquantile(np.abs(np.stack(matrices)), 0.99))
     for axis, matrix, name in zip(axes[1:], matrices, ("ladder", "top-down"), strict=True):
         image = axis.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axis.set(title=f"noise correlations, {name} guide", xticks=[], yticks=[])
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(f"noise correlations, {name}", fontsize=7)
     bottom.colorbar(image, ax=axes[1:], label="correlation of $z_1$", shrink=0.8)
     return figure
 

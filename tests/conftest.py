@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ def coarse_figures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "DPI", 50)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_scheduler_of_a_closed_client() -> Iterator[None]:
+    """A dask client that was closed by another test must not be asked for a lock by this one."""
+    if "pyro_hvae.sweeps.member" in sys.modules:
+        sys.modules["pyro_hvae.sweeps.member"].forget_closed_client()
+    yield
 
 
 @pytest.fixture

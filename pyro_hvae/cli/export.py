@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"the patches of {arguments.source} arrived preprocessed, so there is no transform for the textures of "
             f"{arguments.textures}; give --textures none"
         )
-    tree = export_posterior(
+    with export_posterior(
         vae,
         concatenate(*sets),
         draws=arguments.draws,
@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
         path=arguments.out,
         overwrite=arguments.overwrite,
         seed=arguments.seed,
-    )
-    print(f"{arguments.out}: {tree['observed_data'].sizes['image']} images")
-    print(f"next: pyro-hvae analyse {quoted(arguments.out)} --out {quoted(Path(arguments.out).parent / 'report')}")
+    ) as tree:
+        print(f"{arguments.out}: {tree['observed_data'].sizes['image']} images")
+        print(f"next: pyro-hvae analyse {quoted(arguments.out)} --out {quoted(Path(arguments.out).parent / 'report')}")
     return 0

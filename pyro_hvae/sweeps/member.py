@@ -187,14 +187,24 @@ def _claimed(run: Path) -> Iterator[bool]:
 @contextlib.contextmanager
 def _without_scheduler() -> Iterator[None]:
     """Inside a dask worker xarray would ask the scheduler for a lock at every file that it writes; each run has its own."""
-    with dask.config.set(scheduler="synchronous"):
-        yield
     try:
-        distributed.default_client()
+        with dask.config.set(scheduler="synchronous"):
+            yield
+    finally:
+        forget_closed_client()
+
+
+def forget_closed_client() -> None:
+    """Take dask's default scheduler out where its client is closed: else nothing can be written in this process any more.
+
+    In a cluster of threads a run may outlive the client, and then puts back the setting that it found.
+    """
+    try:
+        alive = distributed.default_client().status in ("running", "connecting")
     except ValueError:
-        # In a cluster of threads its client may have been closed meanwhile; what was just put back would then stay for good.
-        if dask.config.get("scheduler", None) == "dask.distributed":
-            dask.config.config.pop("scheduler", None)
+        alive = False
+    if not alive and dask.config.get("scheduler", None) == "dask.distributed":
+        dask.config.config.pop("scheduler", None)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,9 @@
 """What may be overwritten, by every writer of the package: a file of the same kind, and nothing else."""
 
 import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +193,26 @@ def test_of_two_exports_to_one_new_path_neither_is_lost(tmp_path, name):
 
 def chunk(images):
     return {"posterior_moments": xr.Dataset({"z1_mean": (("image", "z1_dim"), np.ones((images, 2)))})}
+
+
+def test_the_kind_of_a_file_that_is_open_can_be_asked_again_and_again(tmp_path):
+    """Through the netCDF library the third opening of an open file ended the process (netCDF 4.10, HDF5 2.0)."""
+    script = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[1])
+        from planted import Planted
+        from pyro_hvae.storage.posterior_file import open_posterior
+        from pyro_hvae.storage.writing import kind_of
+        path = Planted(Path(sys.argv[2]), natural=6, train=2, test=2, draws=0, units=0).write().path
+        mine = open_posterior(path)
+        with open_posterior(path) as again:
+            again["observed_data"]["x"].values
+        print({kind_of(path) for _ in range(20)}, float(mine["observed_data"]["x"].mean()) != 0)
+        """
+    )
+    tests = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", script, tests, str(tmp_path / "planted.nc")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "{'pyro_hvae.posterior'} True", done.stderr[-2000:]

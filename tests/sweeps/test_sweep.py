@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ def client():
         Client(cluster) as client,
     ):
         yield client
+    member.forget_closed_client()
 
 
 @pytest.fixture(scope="module")
@@ -384,17 +386,18 @@ def test_the_command_from_design_to_dataset(tmp_path, capsys):
     assert "settings.steps: 9 given, 8 in the directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("closed", ["gone", "closed", "running"])
 def test_a_client_closed_under_a_run_leaves_no_scheduler_behind(monkeypatch, closed):
     """In a cluster of threads the run's task outlives its client; every later write of this process failed then."""
     import dask
 
     def default_client():
-        if closed:
+        if closed == "gone":
             raise ValueError("no clients found")
+        return SimpleNamespace(status=closed)
 
     monkeypatch.setattr("distributed.default_client", default_client)
     with dask.config.set(scheduler="dask.distributed"):  # as a client sets it
         with member._without_scheduler():
             assert dask.config.get("scheduler") == "synchronous"
-        assert dask.config.get("scheduler", None) == (None if closed else "dask.distributed")
+        assert dask.config.get("scheduler", None) == ("dask.distributed" if closed == "running" else None)
