@@ -39,7 +39,7 @@ PAGE = ROOT / "docs" / "reproduction.md"
 CROPS = {"crops, own": "own", "crops, natural": "natural"}
 """The control: crops of the photographs through the families' own intensity histograms, or through that of natural images."""
 COUNTS = {"train": 2500, "test": 1500, "seed": 1}
-CURVES = ("TDVAE20", "TDVAE20, ladder", "TDVAE20, published recipe", "TDVAE20, ladder, 100,000 steps")
+CURVES = ("TDVAE20", "TDVAE20, ladder", "TDVAE20, published recipe", "TDVAE20, ladder, 300,000 steps")
 """Systems whose held-out ELBO is kept over the steps."""
 
 
@@ -82,8 +82,8 @@ def trained(system: System, seed: int, data: PatchData, folder: Path) -> hvae.HV
         beta = {"z2": f"0:{0.1 * system.beta2:g},{system.steps // 2}:{system.beta2:g}"}
     run = hvae.fit(
         vae, data, steps=system.steps, beta=beta, seed=seed, out=folder, resume=resumed,
-        overwrite=not resumed and folder.exists(), recipe=system.recipe, log_every=100, evaluate_every=1000,
-        checkpoint_every=500,
+        overwrite=not resumed and folder.exists(), recipe=system.recipe, log_every=max(100, system.steps // 1000),
+        evaluate_every=max(1000, system.steps // 100), checkpoint_every=max(500, system.steps // 20),
     )  # fmt: skip
     if run.interrupted:
         raise SystemExit(f"{folder.name}: interrupted at step {run.step}; the same command goes on")
@@ -213,10 +213,10 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
     if arguments.jobs > 1:
-        first, *_ = todo or [(None, 0)]
-        if first is not None:  # what all of them read is made once
-            data = patches(arguments, first.size, first.train_patches)
-            labelled(arguments, data)
+        for size, train in {
+            (system.size, system.train_patches) for system, _ in todo
+        }:  # what several read is made once
+            labelled(arguments, patches(arguments, size, train))
         with ThreadPoolExecutor(arguments.jobs) as pool:
             for found in pool.map(lambda entry: in_process(arguments, *entry), todo):
                 keep(found, results, file)

@@ -52,8 +52,8 @@ def systems() -> list[System]:
         for preset in ("TDVAE20", "SkipVAE20")
     ]
     rows += [
-        System("TDVAE20, published recipe", "TDVAE20", (0,), recipe="published", steps=150_000),
-        System("TDVAE20, ladder, 100,000 steps", "TDVAE20", (0,), {"guide": "ladder"}, steps=100_000),
+        System("TDVAE20, published recipe", "TDVAE20", (0,), recipe="published", steps=1_000_000),
+        System("TDVAE20, ladder, 300,000 steps", "TDVAE20", (0,), {"guide": "ladder"}, steps=300_000),
     ]
     # FastICA of 1256 components takes an hour of one core.
     rows += [
