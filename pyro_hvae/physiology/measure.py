@@ -57,8 +57,8 @@ def measure_physiology(
 ) -> xr.DataTree:
     """Show a physiologist's stimuli to a pair and write down the posterior mean and s.d. of its units.
 
-    Stimuli are drawn as luminance and shown through the transform of the run, so that a whitened pair sees what it would see of a
-    photograph of the display. A pair without a transform sees their contrast, luminance over background less 1.
+    Stimuli are drawn as luminance and shown through the transform of the run, so that a whitened pair sees what it would see of
+    a photograph of the display. A pair without a transform sees their contrast, luminance over background less 1.
 
     Gratings of every orientation, frequency and phase are shown to all units; then each unit gets its own: at its place, of
     its preferred orientation and frequency, series of contrasts, disks, annuli and plaids (:mod:`pyro_hvae.physiology.series`).
@@ -97,7 +97,9 @@ def measure_physiology(
     if size**2 != vae.pixels:
         raise HVAEError(f"gratings are drawn on square patches; this pair has {vae.pixels} pixels, which are none")
     if transform is not None and transform.pixels != vae.pixels:
-        raise HVAEError(f"the transform is of {transform.pixels} pixels, the pair of {vae.pixels}; give that of its run")
+        raise HVAEError(
+            f"the transform is of {transform.pixels} pixels, the pair of {vae.pixels}; give that of its run"
+        )
     display = Display(vae, transform, draws, seed)
     groups = _measured(display, response, chosen, units, contrast)
     if "natural_contrast" in chosen and shown is not None:

@@ -39,7 +39,7 @@ def natural_contrast(
             part = torch.from_numpy(x[start : start + CHUNK]).to(like)
             trace = poutine.trace(vectorise(vae.guide, display.draws)).get_trace(part)
             for site, node in sample_sites(trace, observed=False).items():
-                mean, variance = (t.double()[..., units[site]] for t in _moments(node["fn"], site))
+                mean, variance = (t.double()[..., np.array(units[site])] for t in _moments(node["fn"], site))
                 between = mean.var(0)
                 found.setdefault(f"{site}_mean", []).append(mean.mean(0).cpu().numpy())
                 found.setdefault(f"{site}_variance", []).append((variance.mean(0) + between).cpu().numpy())

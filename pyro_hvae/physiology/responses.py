@@ -118,7 +118,9 @@ def _moments(fn: Any, site: str, index: Tensor | None = None) -> tuple[Tensor, T
     try:
         mean, variance = fn.mean, fn.variance
     except NotImplementedError as error:
-        raise HVAEError(f"site {site} of the guide is a {type(base).__name__}, which has no mean and variance") from error
+        raise HVAEError(
+            f"site {site} of the guide is a {type(base).__name__}, which has no mean and variance"
+        ) from error
     events = len(fn.event_shape)
     mean, variance = (t.flatten(-events) if events else t.unsqueeze(-1) for t in (mean, variance))
     return (mean, variance) if index is None else (_taken(mean, index), _taken(variance, index))

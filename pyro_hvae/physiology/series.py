@@ -15,7 +15,7 @@ from pyro_hvae.stimuli import Whitening, gabors, gratings, plaids
 from pyro_hvae.stimuli.displays import seen_through
 
 ORIENTATIONS = tuple(np.arange(0.0, 180, 10))
-FREQUENCIES = tuple(np.round(0.025 * 2 ** (np.arange(9) / 2), 4))  # cycles/pixel, half octaves to 0.4
+FREQUENCIES = tuple(np.round(0.45 * 2.0 ** (np.arange(-8, 1) / 2), 4))  # cycles/pixel, half octaves from 0.028 to 0.45
 PHASES = tuple(np.arange(0.0, 360, 45))
 CONTRASTS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 MASK_PHASES = (0.0, 90.0, 180.0, 270.0)
@@ -78,9 +78,7 @@ class Display:
 
 def full_field(display: Display, contrast: float) -> dict[str, Responses]:
     """``{site: (dim, orientation, frequency, phase)}``."""
-    stimuli = gratings(
-        display.size, orientation=ORIENTATIONS, frequency=FREQUENCIES, phase=PHASES, contrast=[contrast]
-    )
+    stimuli = gratings(display.size, orientation=ORIENTATIONS, frequency=FREQUENCIES, phase=PHASES, contrast=[contrast])
     shape = len(ORIENTATIONS), len(FREQUENCIES), len(PHASES)
     return {
         site: Responses(*(m.T.reshape(-1, *shape) for m in found)) for site, found in display.all_units(stimuli).items()
@@ -149,7 +147,9 @@ def series(
             "x_position": [best.x[i]], "y_position": [best.y[i]],
         }  # fmt: skip
 
-    def measured(name: str, factor: str, values: np.ndarray, draw: Callable[[int], xr.Dataset], phase_first: bool) -> None:
+    def measured(
+        name: str, factor: str, values: np.ndarray, draw: Callable[[int], xr.Dataset], phase_first: bool
+    ) -> None:
         shape = (len(phases), len(values)) if phase_first else (len(values), len(phases))
         moments = display.own(site, units, draw, shape)
         if phase_first:
@@ -179,17 +179,19 @@ def series(
             return xr.Dataset({"x": (("image", "pixel"), three.reshape(-1, size**2))})
 
         shape = (3, len(MASK_PHASES), len(PHASES))
-        coordinates = {"part": np.array(["test", "mask", "plaid"]), "mask_phase": np.array(MASK_PHASES), "phase": phases}
+        coordinates = {
+            "part": np.array(["test", "mask", "plaid"]),
+            "mask_phase": np.array(MASK_PHASES),
+            "phase": phases,
+        }
         found["plaid"] = display.own(site, units, draw, shape), coordinates
     return found
 
 
 def _mask(size: int, best: Preferred, i: int, contrast: float) -> np.ndarray:
-    """The mask alone, ``(mask_phase, phase, pixel)``: its own phase goes round along ``phase``, the same for each mask phase."""
+    """The mask alone, ``(mask_phase, phase, pixel)``: its own phase goes round along ``phase``."""
     alone = gratings(
         size, orientation=[best.orientation[i] + 90], frequency=[best.frequency[i]], phase=PHASES, contrast=[contrast],
         x_position=[best.x[i]], y_position=[best.y[i]],
     )  # fmt: skip
     return np.broadcast_to(alone["x"].values, (len(MASK_PHASES), *alone["x"].shape))
-
-

@@ -16,8 +16,8 @@ group                 variables (dims)
 ``annulus``           … ``(zl_unit, inner_diameter, phase)``: in an annulus about it, as wide as the patch
 ``plaid``             … ``(zl_unit, part, mask_phase, phase)``: the preferred grating (``test``), one at right angles
                       (``mask``), and both (``plaid``)
-``natural_contrast``  ``zl_variance``, ``zl_mean (scale, image, zl_unit)``, ``zl_from_above`` (z1 alone; variance of E[z1 | z2]):
-                      natural images, multiplied by ``scale``
+``natural_contrast``  ``zl_variance``, ``zl_mean (scale, image, zl_unit)``, ``zl_from_above`` (z1 alone; Var[E[z1
+                      | z2]]): natural images, multiplied by ``scale``
 ``texture``           ``zl_texture_mean``, ``zl_noise_mean (family, patch, zl_unit)``: patches of texture families and of
                       noise of the same spectrum
 ``optima``            ``zl_most``, ``zl_least (zl_optimum, start, pixel)``: images of one norm that excite a unit most and

@@ -32,6 +32,7 @@ FUNCTIONS = {
     "modulation_fields": "modulation_fields",
     "receptive_fields": "receptive_fields",
     "contextual_prior": "contextual_prior",
+    "layer_dependence": "layer_dependence",
     "sparseness": "sparseness",
     "texture_decoding": "decode_family",
     "texture_selectivity": "texture_selectivity",
