@@ -13,6 +13,7 @@ from pyro_hvae.analysis.contextual_prior import contextual_prior
 from pyro_hvae.analysis.contrast_response import contrast_response
 from pyro_hvae.analysis.contrast_uncertainty import contrast_uncertainty
 from pyro_hvae.analysis.cross_orientation import cross_orientation
+from pyro_hvae.analysis.exciting_images import exciting_images
 from pyro_hvae.analysis.gabor_fits import gabor_fits
 from pyro_hvae.analysis.grating_tuning import grating_tuning
 from pyro_hvae.analysis.inference_gap import inference_gap
@@ -27,8 +28,10 @@ from pyro_hvae.analysis.results import collect
 from pyro_hvae.analysis.sparseness import sparseness
 from pyro_hvae.analysis.surround_suppression import surround_suppression
 from pyro_hvae.analysis.texture_decoding import decode_family
+from pyro_hvae.analysis.texture_modulation import texture_modulation
 from pyro_hvae.analysis.texture_selectivity import texture_selectivity
 from pyro_hvae.analysis.trust import trust
+from pyro_hvae.analysis.unit_clusters import unit_clusters
 from pyro_hvae.analysis.v1_scorecard import v1_scorecard
 from pyro_hvae.storage.posterior_file import open_posterior
 
@@ -51,6 +54,7 @@ __all__ = [
     "contrast_uncertainty",
     "cross_orientation",
     "decode_family",
+    "exciting_images",
     "gabor_fits",
     "grating_tuning",
     "inference_gap",
@@ -64,8 +68,10 @@ __all__ = [
     "reconstructions",
     "sparseness",
     "surround_suppression",
+    "texture_modulation",
     "texture_selectivity",
     "trust",
+    "unit_clusters",
     "v1_scorecard",
 ]
 

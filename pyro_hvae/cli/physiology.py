@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from pyro_hvae.cli.parsing import at_least
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from pyro_hvae.stimuli import Whitening
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -27,10 +33,57 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--pixels-per-degree", type=float, default=16.0, metavar="P", help="how large the patch is taken to be (16)"
     )
+    parser.add_argument(
+        "--textures", default="embedded", metavar="SOURCE", help="texture photographs: embedded, a folder, or none"
+    )
+    parser.add_argument(
+        "--synthesised",
+        metavar="FOLDER",
+        help="synthesised images of families instead (FILE.images of synthesised-textures)",
+    )
+    parser.add_argument(
+        "--texture-patches", type=at_least(1), default=600, metavar="N", help="of all families together (600)"
+    )
     parser.add_argument("--draws", type=at_least(2), default=4, metavar="N", help="of the layers above (4)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--seed", type=at_least(0), default=0)
     parser.set_defaults(run=run)
+
+
+def _textures(
+    arguments: argparse.Namespace, transform: Whitening | None
+) -> tuple[xr.Dataset | None, xr.Dataset | None]:
+    """Patches of texture families, and of noise of the spectrum of each image at the same places."""
+    import tempfile
+    from pathlib import Path
+
+    from pyro_hvae.errors import HVAEError
+    from pyro_hvae.stimuli import PatchData, texture_patches
+    from pyro_hvae.stimuli.synthesised import synthesised_patches
+
+    wanted = arguments.parts is None or "texture" in arguments.parts
+    if not wanted or (arguments.textures == "none" and arguments.synthesised is None):
+        return None, None
+    if transform is None:
+        if arguments.textures != "embedded" or arguments.synthesised is not None or arguments.parts is not None:
+            raise HVAEError(
+                "the patches of this run arrived preprocessed, so there is no transform for textures; leave them out"
+            )
+        return None, None
+    count, sets = arguments.texture_patches, []
+    for control in ("none", "spectrum"):
+        options: dict[str, Any] = dict(
+            transform=transform, train=count, test=count, control=control, seed=arguments.seed
+        )
+        if arguments.synthesised is None:
+            sets.append(texture_patches(transform.size, arguments.textures, **options).test)
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            file = synthesised_patches(
+                arguments.synthesised, out=Path(folder) / "patches.nc", size=transform.size, **options
+            )
+            sets.append(PatchData.load(file).test)
+    return sets[0], sets[1]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,10 +114,14 @@ def run(arguments: argparse.Namespace) -> int:
     directory = RunDirectory.open(source.parent.parent if source.is_file() else source)
     vae = load(source).to(torch_device(arguments.device))
     started = time.monotonic()
+    transform = directory.transform()
+    textures, noise = _textures(arguments, transform)
     tree = measure_physiology(
         vae,
         images=directory.held_out(),
-        transform=directory.transform(),
+        transform=transform,
+        textures=textures,
+        noise=noise,
         response=arguments.response,
         parts=arguments.parts,
         units=arguments.units,

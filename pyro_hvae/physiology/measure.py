@@ -15,6 +15,7 @@ from pyro_hvae.analysis.tuning import RESPONSES, amplitudes
 from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.physiology.natural import SCALES, natural_contrast
+from pyro_hvae.physiology.optima import optima
 from pyro_hvae.physiology.responses import Responses
 from pyro_hvae.physiology.series import (
     FREQUENCIES,
@@ -27,6 +28,7 @@ from pyro_hvae.physiology.series import (
     rates,
     series,
 )
+from pyro_hvae.physiology.textures import texture
 from pyro_hvae.programs import HVAE
 from pyro_hvae.programs.images import Images, flattened
 from pyro_hvae.stimuli import PatchData, Whitening
@@ -35,8 +37,8 @@ from pyro_hvae.storage.physiology_file import write_physiology as write
 from pyro_hvae.storage.provenance import git_revision, versions, without_places
 
 SERIES = ("contrast", "size", "annulus", "plaid")
-OF_IMAGES = ("natural_contrast",)
-PARTS = (*SERIES, *OF_IMAGES)
+OF_IMAGES = ("natural_contrast", "optima")
+PARTS = (*SERIES, *OF_IMAGES, "texture")
 
 
 @checked
@@ -45,6 +47,8 @@ def measure_physiology(
     *,
     images: Images | PatchData | None = None,
     transform: Whitening | None = None,
+    textures: xr.Dataset | None = None,
+    noise: xr.Dataset | None = None,
     response: str = "mean",
     parts: Sequence[str] | None = None,
     units: int | None = None,
@@ -64,7 +68,10 @@ def measure_physiology(
     its preferred orientation and frequency, series of contrasts, disks, annuli and plaids (:mod:`pyro_hvae.physiology.series`).
 
     :param images: held-out natural images ``(image, pixel)`` as the pair sees them, for the parts that need some
-        (``"natural_contrast"``); a :class:`~pyro_hvae.stimuli.PatchData` brings its transform.
+        (``"natural_contrast"``, ``"optima"``); a :class:`~pyro_hvae.stimuli.PatchData` brings its transform.
+    :param textures, noise: patches of texture families and of noise of the same spectrum, as the pair sees them, with the label
+        ``family``, for the part ``"texture"`` (:func:`~pyro_hvae.stimuli.texture_patches`, without and with
+        ``control="spectrum"``).
     :param response: of which moment a unit's preferred values are: its posterior ``"mean"`` above that at a uniform field,
         the ``"absolute_mean"`` or the posterior ``"sd"`` (:func:`pyro_hvae.analysis.tuning.rate`). The file holds mean and
         s.d. in any case, and the analyses use the same one.
@@ -86,7 +93,9 @@ def measure_physiology(
         transform = images.transform if transform is None else transform
         images = images.test
     shown = None if images is None else flattened(images, vae.pixels).double().cpu().numpy()
-    chosen = _parts(parts, shown is not None)
+    if (textures is None) != (noise is None):
+        raise HVAEError("the part texture compares textures with noise: give both, or neither")
+    chosen = _parts(parts, shown is not None, textures is not None)
     whole_number("draws", draws, 2)
     for name, value, top in (("contrast", contrast, 1.0), ("pixels_per_degree", pixels_per_degree, np.inf)):
         if not 0 < value <= top:
@@ -101,9 +110,14 @@ def measure_physiology(
             f"the transform is of {transform.pixels} pixels, the pair of {vae.pixels}; give that of its run"
         )
     display = Display(vae, transform, draws, seed)
-    groups = _measured(display, response, chosen, units, contrast)
+    groups, strongest, blank = _measured(display, response, chosen, units, contrast)
+    index = {str(dim)[:-5]: groups["blank"][dim].values for dim in groups["blank"].dims}
     if "natural_contrast" in chosen and shown is not None:
-        groups["natural_contrast"] = natural_contrast(display, shown, _measured_units(groups), SCALES)
+        groups["natural_contrast"] = natural_contrast(display, shown, index, SCALES)
+    if "optima" in chosen and shown is not None:
+        groups["optima"] = optima(display, shown, strongest, blank, response)
+    if "texture" in chosen and textures is not None and noise is not None:
+        groups["texture"] = texture(display, textures, noise, index, response)
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = _attributes(vae, transform) | {
         "seed": seed, "response": response, "contrast": contrast, "pixels_per_degree": pixels_per_degree, "draws": draws,
@@ -114,32 +128,35 @@ def measure_physiology(
     return tree
 
 
-def _parts(parts: Sequence[str] | None, images: bool) -> tuple[str, ...]:
+def _parts(parts: Sequence[str] | None, images: bool, textures: bool) -> tuple[str, ...]:
+    there = {name: images for name in OF_IMAGES} | {"texture": textures}
     if parts is None:
-        return tuple(name for name in PARTS if images or name not in OF_IMAGES)
+        return tuple(name for name in PARTS if there.get(name, True))
     for name in parts:
         if name not in PARTS:
             raise unknown("part of a measurement", name, PARTS)
-        if name in OF_IMAGES and not images:
-            raise HVAEError(f"the part {name} shows natural images: give images, held-out ones of the run say")
+        if not there.get(name, True):
+            what = "natural images: give images, held-out ones of the run say" if name in OF_IMAGES else (
+                "patches of textures and of noise: give textures and noise"
+            )  # fmt: skip
+            raise HVAEError(f"the part {name} shows {what}")
     return tuple(parts)
-
-
-def _measured_units(groups: dict[str, xr.Dataset]) -> dict[str, np.ndarray]:
-    return {str(dim)[:-5]: groups["blank"][dim].values for dim in groups["blank"].dims}
 
 
 def _measured(
     display: Display, response: str, parts: Sequence[str], limit: int | None, contrast: float
-) -> dict[str, xr.Dataset]:
-    """Groups of the file, by name: gratings, and each unit's own series."""
+) -> tuple[dict[str, xr.Dataset], dict[str, np.ndarray], dict[str, Responses]]:
+    """Groups of the file, by name: gratings, and each unit's own series; the units of each layer, those that answer most
+    first; and moments of all units at a uniform field."""
+    strongest: dict[str, np.ndarray] = {}
     blank, found = display.blank(), full_field(display, contrast)
     variables: dict[str, dict[str, Any]] = {}
     coordinates: dict[str, dict[str, Any]] = {
         "gratings": {"orientation": list(ORIENTATIONS), "frequency": list(FREQUENCIES), "phase": list(PHASES)}
     }
     for site in display.vae.sites:
-        units = _chosen(rates(found[site], blank[site], response), limit)
+        strongest[site] = _by_strength(rates(found[site], blank[site], response))[:limit]
+        units = np.sort(strongest[site])
         unit = f"{site}_unit"
 
         def keep(group: str, moments: Responses, dims: Sequence[str], unit: str = unit, site: str = site) -> None:
@@ -162,14 +179,14 @@ def _measured(
         for group in variables:
             coordinates.setdefault(group, {})
             coordinates[group][unit] = units
-    return {group: xr.Dataset(values, coordinates[group]) for group, values in variables.items()}
+    groups = {group: xr.Dataset(values, coordinates[group]) for group, values in variables.items()}
+    return groups, strongest, blank
 
 
-def _chosen(rates_: np.ndarray, limit: int | None) -> np.ndarray:
-    """The units that answer gratings most, in order."""
+def _by_strength(rates_: np.ndarray) -> np.ndarray:
+    """Units in the order of their response to their best grating, the strongest first."""
     strength = amplitudes(rates_, np.array(PHASES)).value.reshape(len(rates_), -1).max(1)
-    order = np.argsort(-strength, kind="stable")
-    return np.sort(order if limit is None else order[:limit])
+    return np.argsort(-strength, kind="stable")
 
 
 def _attributes(vae: HVAE, transform: Whitening | None) -> dict[str, Any]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pyro_hvae.analysis.contrast_response import contrast_response, plot_contrast_response
 from pyro_hvae.analysis.contrast_uncertainty import contrast_uncertainty, plot_contrast_uncertainty
 from pyro_hvae.analysis.cross_orientation import cross_orientation, plot_cross_orientation
+from pyro_hvae.analysis.exciting_images import exciting_images, plot_exciting_images
 from pyro_hvae.analysis.grating_tuning import grating_tuning, plot_grating_tuning
 from pyro_hvae.analysis.surround_suppression import plot_surround_suppression, surround_suppression
+from pyro_hvae.analysis.texture_modulation import plot_texture_modulation, texture_modulation
+from pyro_hvae.analysis.unit_clusters import plot_unit_clusters, unit_clusters
 from pyro_hvae.analysis.unit_responses import RULE
 from pyro_hvae.analysis.v1_scorecard import plot_v1_scorecard, v1_scorecard
 from pyro_hvae.report.needs import Headline, Measured
@@ -84,6 +87,38 @@ PHYSIOLOGY_ANALYSES: dict[str, Analysis] = {
             plot=plot_contrast_uncertainty,
             needs=(Measured("natural_contrast"),),
             headlines=(Headline("slope"),),
+        ),
+        Analysis(
+            name="texture_modulation",
+            title="Textures against noise of the same spectrum",
+            about="(R_texture - R_noise) / (R_texture + R_noise), R the mean response over patches (Freeman et al. 2013, who "
+            "found it in V2 and hardly in V1). 0 for a unit that tells no more than the spectrum. " + RULE,
+            function=texture_modulation,
+            plot=plot_texture_modulation,
+            needs=(Measured("texture"),),
+            headlines=(Headline("overall"), Headline("difference")),
+        ),
+        Analysis(
+            name="exciting_images",
+            title="Most and least exciting images",
+            about="Images of a fixed norm, inside the subspace that whitening keeps, found by gradient ascent through the "
+            "guide from several starts. A unit with one best image finds it from every start; a unit that is invariant to "
+            "phase or place finds several, and they are not alike.",
+            function=exciting_images,
+            plot=plot_exciting_images,
+            needs=(Measured("optima"),),
+            headlines=(Headline("similarity"), Headline("gain")),
+        ),
+        Analysis(
+            name="unit_clusters",
+            title="Kinds of units",
+            about="Units clustered by their tuning after each has been turned to one orientation (Ustyuzhaninov 2022): a "
+            "Gaussian mixture on principal components, as many clusters as the Bayesian information criterion chooses, found "
+            "again in random 80% of the units. " + RULE,
+            function=unit_clusters,
+            plot=plot_unit_clusters,
+            needs=(Measured("gratings"),),
+            headlines=(Headline("clusters"), Headline("stability")),
         ),
     )
 }
