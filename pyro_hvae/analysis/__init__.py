@@ -20,6 +20,7 @@ from pyro_hvae.analysis.inference_gap import inference_gap
 from pyro_hvae.analysis.inpainting import inpainting
 from pyro_hvae.analysis.layer_dependence import layer_dependence
 from pyro_hvae.analysis.modulation_fields import modulation_fields
+from pyro_hvae.analysis.neural_prediction import neural_prediction, read_responses
 from pyro_hvae.analysis.noise_correlations import noise_correlations
 from pyro_hvae.analysis.projective_fields import projective_fields
 from pyro_hvae.analysis.receptive_fields import receptive_fields
@@ -61,9 +62,11 @@ __all__ = [
     "inpainting",
     "layer_dependence",
     "modulation_fields",
+    "neural_prediction",
     "noise_correlations",
     "open_posterior",
     "projective_fields",
+    "read_responses",
     "receptive_fields",
     "reconstructions",
     "sparseness",

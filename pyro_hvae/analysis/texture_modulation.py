@@ -8,6 +8,7 @@ import xarray as xr
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.results import quantity, result
 from pyro_hvae.analysis.tuning import rate
+from pyro_hvae.analysis.uncertainty import binomial_interval
 from pyro_hvae.analysis.unit_responses import layers
 from pyro_hvae.errors import HVAEError
 
@@ -53,8 +54,9 @@ def texture_modulation(tree: xr.DataTree) -> xr.Dataset:
         intervals.append(np.percentile(by_family, [2.5, 97.5], axis=0).T)
         whole.append(index.mean())
         wholes.append(by_family.mean(1))
-        share.append(above.mean())
-        shares.append(np.percentile((picked * above).sum(1), [2.5, 97.5]))
+        value, ends = binomial_interval(int(above.sum()), n)
+        share.append(value)
+        shares.append(ends)
         counts.append(n)
         full = np.full((len(families), layer.responsive.size), np.nan)
         full[:, layer.responsive] = index

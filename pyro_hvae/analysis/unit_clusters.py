@@ -30,7 +30,7 @@ def unit_clusters(tree: xr.DataTree) -> xr.Dataset:
     Features of a unit: its responses over orientation and frequency of full-field gratings, shifted along orientation so that
     the preferred one comes first and divided by the peak; its contrast, size and plaid responses where they were measured, each
     over its largest; F1/F0. Each block has the same weight. On their first principal components a Gaussian mixture of
-    scikit-learn is fitted with 1 to 8 components; the Bayesian information criterion chooses. Then ten repeats fit the chosen number to
+    scikit-learn is fitted with 1 to 8 components; the Bayesian information criterion chooses. Ten repeats fit that number to
     random 80% of the units and label all.
 
     Quantities, by layer: ``clusters`` (its interval: the 2.5 and 97.5% percentiles of the number that the criterion chooses in

@@ -36,14 +36,14 @@ def v1_scorecard(tree: xr.DataTree) -> xr.Dataset:
         raise HVAEError(f"no unit of z1 responds to gratings by its {tree.attrs['response']}; measure another response")
     units = properties(found["z1"])
     kept, similar, top, histograms = [], [], [], {}
-    for name, histogram in HISTOGRAMS.items():
+    for seed, (name, histogram) in enumerate(HISTOGRAMS.items()):
         values = units[name][np.isfinite(units[name])]
         if values.size < FEWEST:
             notes.append(f"{histogram.title}: {values.size} units have it, too few to be scored")
             continue
         kept.append(name)
         histograms[name] = histogram.of(values)
-        similar.append(_bootstrap(histograms[name], histogram))
+        similar.append(_bootstrap(histograms[name], histogram, seed=seed))
         top.append(_bootstrap(np.array(histogram.counts) / histogram.n, histogram))
     if not kept:
         raise HVAEError("no property of z1 can be scored: too few units have one")
@@ -91,9 +91,9 @@ def properties(layer: LayerResponses) -> dict[str, np.ndarray]:
     return {name: np.where(layer.responsive, values, np.nan) for name, values in found.items()}
 
 
-def _bootstrap(shares: np.ndarray, neurons: Histogram, draws: int = BOOTSTRAPS) -> np.ndarray:
+def _bootstrap(shares: np.ndarray, neurons: Histogram, draws: int = BOOTSTRAPS, seed: int = 0) -> np.ndarray:
     """Similarities to the neurons of samples, as many as there are neurons, from a distribution over their bins."""
-    samples = np.random.default_rng(0).multinomial(neurons.n, shares / shares.sum(), draws) / neurons.n
+    samples = np.random.default_rng(seed).multinomial(neurons.n, shares / shares.sum(), draws) / neurons.n
     return similarity(samples, np.array(neurons.counts) / neurons.n)
 
 

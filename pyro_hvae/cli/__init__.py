@@ -1,5 +1,5 @@
-"""The command line: ``pyro-hvae demo | train | export | analyse | evidence | yardstick | audit | physiology | sweep | stimuli |
-presets | references | pack``.
+"""The command line: ``pyro-hvae demo | train | export | analyse | evidence | yardstick | audit | physiology | predict | sweep |
+stimuli | presets | references | pack``.
 
 Each command is a module with ``add(subparsers)`` and ``run(arguments) -> exit code``; heavy imports happen inside ``run``,
 so that ``pyro-hvae analyse`` works on machines without torch.
@@ -19,6 +19,7 @@ from pyro_hvae.cli import (
     evidence,
     export,
     physiology,
+    predict,
     presets,
     references,
     stimuli,
@@ -29,7 +30,21 @@ from pyro_hvae.cli import (
 from pyro_hvae.cli.parsing import Parser
 from pyro_hvae.errors import HVAEError
 
-COMMANDS = (demo, train, export, analyse, evidence, yardstick, audit, physiology, sweep, stimuli, presets, references)
+COMMANDS = (
+    demo,
+    train,
+    export,
+    analyse,
+    evidence,
+    yardstick,
+    audit,
+    physiology,
+    predict,
+    sweep,
+    stimuli,
+    presets,
+    references,
+)
 
 
 def parser() -> Parser:
