@@ -101,7 +101,8 @@ def neural_prediction(
     complete = complete_images(tree, ["observed_data/x", *moments], notes)
     target, ceiling = mean_and_ceiling(given.values[complete])
     usable = np.isfinite(target).sum(0) >= max(FEWEST, 2 * folds)
-    usable &= np.nanstd(np.where(np.isfinite(target), target, np.nan), 0) > 0 if target.size else False
+    there = np.isfinite(target)
+    usable &= np.where(there, target, -np.inf).max(0) > np.where(there, target, np.inf).min(0)
     if not usable.any():
         raise HVAEError(f"no neuron has varying responses to at least {max(FEWEST, 2 * folds)} images")
     if not usable.all():
@@ -222,7 +223,9 @@ def _regressed(a: np.ndarray, y: np.ndarray, b: np.ndarray, method: str, seed: i
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the least penalties, which do not converge and are not chosen
         for column in y.T:
-            columns.append(LassoCV(cv=4, random_state=seed, max_iter=3000).fit(a, column).predict(b))
+            top = np.abs(a.T @ (column - column.mean())).max() / len(a)  # from here on every weight is zero
+            penalties = max(top, 1e-12) * np.geomspace(1, 0.01, 20)
+            columns.append(LassoCV(alphas=penalties, cv=4, random_state=seed).fit(a, column).predict(b))
     return np.stack(columns, 1)
 
 
