@@ -8,7 +8,7 @@ import xarray as xr
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.results import result
 from pyro_hvae.analysis.tuning import contrast_tuning
-from pyro_hvae.analysis.unit_responses import layers, medians, shares
+from pyro_hvae.analysis.unit_responses import layers, medians, shares, stimuli
 from pyro_hvae.errors import HVAEError
 
 
@@ -25,7 +25,7 @@ def contrast_response(tree: xr.DataTree) -> xr.Dataset:
     found = layers(tree, notes)
     if not found:
         raise HVAEError(f"no unit responds to gratings by its {tree.attrs['response']}; measure another response")
-    contrast = tree["contrast"]["contrast"].values
+    contrast = stimuli(tree, "contrast")["contrast"].values
     variables: dict[str, xr.Variable] = {}
     fits = {}
     for site, layer in found.items():

@@ -8,7 +8,7 @@ import xarray as xr
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.results import quantity, result
 from pyro_hvae.analysis.uncertainty import mean_and_se
-from pyro_hvae.analysis.unit_responses import LayerResponses
+from pyro_hvae.analysis.unit_responses import LayerResponses, stimuli
 from pyro_hvae.storage.physiology_file import physiology_sites
 
 COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE)
@@ -23,7 +23,7 @@ def contrast_uncertainty(tree: xr.DataTree) -> xr.Dataset:
     posterior surer, above 0 where it makes it less sure; ``blank``, variance at scale 0 over that at scale 1; and for z1
     ``from_above``, the share of its variance at scale 1 that comes through the layer above.
     """
-    group = tree["natural_contrast"]
+    group = stimuli(tree, "natural_contrast")
     scale = group["scale"].values
     sites = physiology_sites(tree)
     notes, used = [], {}

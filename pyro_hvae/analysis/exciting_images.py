@@ -7,7 +7,7 @@ import xarray as xr
 
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.results import result
-from pyro_hvae.analysis.unit_responses import medians
+from pyro_hvae.analysis.unit_responses import medians, stimuli
 from pyro_hvae.storage.physiology_file import physiology_sites
 
 NEAR = 0.95  # of the best, for an optimum to count as one
@@ -23,7 +23,7 @@ def exciting_images(tree: xr.DataTree) -> xr.Dataset:
     participation ratio of these optima: 1 for one image, 2 for a phase-invariant energy. ``reached``: share of starts
     that reach 95%.
     """
-    group, sites = tree["optima"], physiology_sites(tree)
+    group, sites = stimuli(tree, "optima"), physiology_sites(tree)
     per_unit: dict[str, dict[str, np.ndarray]] = {}
     for site in sites:
         best, natural = group[f"{site}_most_response"].values, group[f"{site}_natural_response"].values

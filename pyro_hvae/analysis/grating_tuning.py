@@ -7,7 +7,7 @@ import xarray as xr
 
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.results import result
-from pyro_hvae.analysis.unit_responses import layers, medians, per_degree, shares
+from pyro_hvae.analysis.unit_responses import layers, medians, per_degree, shares, stimuli
 from pyro_hvae.errors import HVAEError
 
 EXAMPLES = 4  # units whose curves are drawn, of each layer
@@ -73,9 +73,9 @@ def grating_tuning(tree: xr.DataTree) -> xr.Dataset:
             variables[f"{site}_{name}_curve"] = xr.Variable((f"{site}_example", f"shown_{name}"), curves[shown] / top)
     coordinates = {
         "layer": list(found),
-        "shown_orientation": tree["gratings"]["orientation"].values,
-        "shown_frequency": tree["gratings"]["frequency"].values * scale,
-    } | {f"{site}_unit": tree["blank"][f"{site}_unit"].values for site in found}
+        "shown_orientation": stimuli(tree, "gratings")["orientation"].values,
+        "shown_frequency": stimuli(tree, "gratings")["frequency"].values * scale,
+    } | {f"{site}_unit": stimuli(tree, "blank")[f"{site}_unit"].values for site in found}
     made = result(tree, "grating_tuning", variables, coordinates, notes)
     return made.assign_attrs(response=str(tree.attrs["response"]), pixels_per_degree=scale)
 

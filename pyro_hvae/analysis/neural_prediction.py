@@ -253,10 +253,10 @@ def plot_neural_prediction(dataset: xr.Dataset) -> style.Picture:
     style.letters([left, right])
     parts = []
     for name in names:
-        at = dataset.sel(features=name)
-        text = f"{name.replace('_', ' ')} {at['correlation'].item():.2f}"
-        if np.isfinite(at["normalised"].item()):
-            text += f" ({at['normalised'].item():.2f} of the ceiling)"
+        here = dataset.sel(features=name)
+        text = f"{name.replace('_', ' ')} {here['correlation'].item():.2f}"
+        if np.isfinite(here["normalised"].item()):
+            text += f" ({here['normalised'].item():.2f} of the ceiling)"
         parts.append(text)
     caption = (
         f"Correlation of predicted and mean response, each neuron a dot, median and 95% interval in blue, dotted: the ceiling; "

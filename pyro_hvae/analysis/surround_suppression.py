@@ -8,7 +8,7 @@ import xarray as xr
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.results import result
 from pyro_hvae.analysis.tuning import size_tuning
-from pyro_hvae.analysis.unit_responses import layers, medians, per_degree, shares
+from pyro_hvae.analysis.unit_responses import layers, medians, per_degree, shares, stimuli
 from pyro_hvae.errors import HVAEError
 
 STRONGLY = 0.1  # suppression above which Cavanaugh et al. (2002) speak of one
@@ -28,7 +28,7 @@ def surround_suppression(tree: xr.DataTree) -> xr.Dataset:
     found = layers(tree, notes)
     if not found:
         raise HVAEError(f"no unit responds to gratings by its {tree.attrs['response']}; measure another response")
-    diameter, hole = tree["size"]["diameter"].values, tree["annulus"]["inner_diameter"].values
+    diameter, hole = stimuli(tree, "size")["diameter"].values, stimuli(tree, "annulus")["inner_diameter"].values
     scale = per_degree(tree)
     per_unit: dict[str, dict[str, np.ndarray]] = {}
     variables: dict[str, xr.Variable] = {}

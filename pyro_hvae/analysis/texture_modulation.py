@@ -9,7 +9,7 @@ from pyro_hvae.analysis import style
 from pyro_hvae.analysis.results import quantity, result
 from pyro_hvae.analysis.tuning import rate
 from pyro_hvae.analysis.uncertainty import binomial_interval
-from pyro_hvae.analysis.unit_responses import layers
+from pyro_hvae.analysis.unit_responses import layers, stimuli
 from pyro_hvae.errors import HVAEError
 
 BOOTSTRAPS = 500
@@ -26,7 +26,7 @@ def texture_modulation(tree: xr.DataTree) -> xr.Dataset:
     :raises HVAEError: where no unit responds.
     """
     notes: list[str] = []
-    group, found = tree["texture"], layers(tree, notes)
+    group, found = stimuli(tree, "texture"), layers(tree, notes)
     response = str(tree.attrs["response"])
     if not found:
         raise HVAEError(f"no unit responds to gratings by its {response}; measure another response")
@@ -40,8 +40,9 @@ def texture_modulation(tree: xr.DataTree) -> xr.Dataset:
         rates = []
         for kind in ("texture", "noise"):
             values = group[f"{site}_{kind}_mean"].values[..., layer.responsive].astype(float)
-            blank = (tree["blank"][f"{site}_{m}"].values[layer.responsive].astype(float) for m in ("mean", "sd"))
-            rates.append(rate(values, values, *blank, response))
+            blank = stimuli(tree, "blank")
+            mean, sd = (blank[f"{site}_{m}"].values[layer.responsive].astype(float) for m in ("mean", "sd"))
+            rates.append(rate(values, values, mean, sd, response))
         both = np.stack(rates)  # (kind, family, patch, unit)
         index = _index(both.mean(2))  # (family, unit)
         again = _index(np.einsum("bkfp,kfpu->kbfu", drawn, both))  # (bootstrap, family, unit)

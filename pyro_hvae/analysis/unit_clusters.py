@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 
 from pyro_hvae.analysis import style
 from pyro_hvae.analysis.results import quantity, result
-from pyro_hvae.analysis.unit_responses import LayerResponses, layers
+from pyro_hvae.analysis.unit_responses import LayerResponses, layers, stimuli
 from pyro_hvae.errors import HVAEError
 
 MOST = 8  # clusters tried
@@ -81,11 +81,11 @@ def unit_clusters(tree: xr.DataTree) -> xr.Dataset:
     )
     variables |= quantity("stability", ["layer"], stability, title="adjusted Rand index between repeats", unit="1",
                           interval=pairs, n=counts)  # fmt: skip
-    orientation = tree["gratings"]["orientation"].values
+    orientation = stimuli(tree, "gratings")["orientation"].values
     coordinates = {
         "layer": list(kept),
         "shift": (orientation + 90) % 180 - 90,
-        "shown_frequency": tree["gratings"]["frequency"].values,
+        "shown_frequency": stimuli(tree, "gratings")["frequency"].values,
     }
     return result(tree, "unit_clusters", variables, coordinates, notes).assign_attrs(
         response=str(tree.attrs["response"])

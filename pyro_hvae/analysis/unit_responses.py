@@ -42,25 +42,25 @@ class LayerResponses:
 
     def rates(self, group: str) -> np.ndarray:
         """Responses ``(unit, ...)``, in the order of the group's dims (:func:`~pyro_hvae.analysis.tuning.rate`)."""
-        found, blank = self.tree[group], self.tree["blank"]
+        found, blank = stimuli(self.tree, group), stimuli(self.tree, "blank")
         mean, sd = (found[f"{self.site}_{m}"].values.astype(float) for m in ("mean", "sd"))
         own = (-1, *(1,) * (mean.ndim - 1))
-        at_blank = (blank[f"{self.site}_{m}"].values.astype(float).reshape(own) for m in ("mean", "sd"))
-        return rate(mean, sd, *at_blank, self.response)
+        at_mean, at_sd = (blank[f"{self.site}_{m}"].values.astype(float).reshape(own) for m in ("mean", "sd"))
+        return rate(mean, sd, at_mean, at_sd, self.response)
 
     def curves(self, group: str) -> np.ndarray:
         """Of a group whose last dim is ``phase``: each unit by its own harmonic, ``(unit, ...)``."""
-        return judged_by(self.rates(group), self.tree[group]["phase"].values, self.modulation)
+        return judged_by(self.rates(group), stimuli(self.tree, group)["phase"].values, self.modulation)
 
     @cached_property
     def gratings(self) -> np.ndarray:
         """``(unit, orientation, frequency)``."""
-        return amplitudes(self.rates("gratings"), self.tree["gratings"]["phase"].values).value
+        return amplitudes(self.rates("gratings"), stimuli(self.tree, "gratings")["phase"].values).value
 
     @cached_property
     def modulation(self) -> np.ndarray:
         """F1/F0 of each unit."""
-        return amplitudes(self.rates("gratings"), self.tree["gratings"]["phase"].values).modulation
+        return amplitudes(self.rates("gratings"), stimuli(self.tree, "gratings")["phase"].values).modulation
 
     @cached_property
     def responsive(self) -> np.ndarray:
@@ -87,11 +87,16 @@ class LayerResponses:
 
     @cached_property
     def orientation(self) -> OrientationTuning:
-        return orientation_tuning(self.orientation_curves, self.tree["gratings"]["orientation"].values)
+        return orientation_tuning(self.orientation_curves, stimuli(self.tree, "gratings")["orientation"].values)
 
     @cached_property
     def frequency(self) -> FrequencyTuning:
-        return frequency_tuning(self.frequency_curves, self.tree["gratings"]["frequency"].values)
+        return frequency_tuning(self.frequency_curves, stimuli(self.tree, "gratings")["frequency"].values)
+
+
+def stimuli(tree: xr.DataTree, name: str) -> xr.Dataset:
+    """A group of a physiology file, as a dataset."""
+    return tree.children[name].to_dataset()
 
 
 def layers(tree: xr.DataTree, notes: list[str]) -> dict[str, LayerResponses]:

@@ -11,7 +11,7 @@ from pyro_hvae.analysis import style
 from pyro_hvae.analysis.results import quantity, result
 from pyro_hvae.analysis.surround_suppression import STRONGLY
 from pyro_hvae.analysis.tuning import size_tuning
-from pyro_hvae.analysis.unit_responses import LayerResponses, layers, per_degree
+from pyro_hvae.analysis.unit_responses import LayerResponses, layers, per_degree, stimuli
 from pyro_hvae.analysis.v1_histograms import HISTOGRAMS, Histogram
 from pyro_hvae.errors import HVAEError
 
@@ -74,7 +74,7 @@ def v1_scorecard(tree: xr.DataTree) -> xr.Dataset:
 def properties(layer: LayerResponses) -> dict[str, np.ndarray]:
     """The properties of every unit of a layer ``(unit,)``, NaN where it does not respond or has none."""
     scale = per_degree(layer.tree)
-    sizes = size_tuning(layer.curves("size"), layer.tree["size"]["diameter"].values)
+    sizes = size_tuning(layer.curves("size"), stimuli(layer.tree, "size")["diameter"].values)
     suppressed = sizes.suppression > STRONGLY
     ratio = layer.frequency.ratio
     found = {

@@ -58,10 +58,8 @@ def optima(
         shown = np.tile(natural, (len(units), 1))
         index = np.repeat(units, len(natural))
         seen = unit_responses(display.vae, shown, site, index, draws=display.draws, seed=display.seed)
-        values = _raw(
-            *(torch.from_numpy(m.reshape(len(units), -1)) for m in seen), torch.from_numpy(at_blank)[:, None], response
-        )
-        variables[f"{site}_natural_response"] = ((f"{site}_optimum", "image"), values.numpy())
+        answers = _of_numpy(seen, np.repeat(at_blank, len(natural)), response).reshape(len(units), -1)
+        variables[f"{site}_natural_response"] = ((f"{site}_optimum", "image"), answers)
     return xr.Dataset(variables, coordinates, {"norm": norm, "steps": STEPS})
 
 
@@ -69,6 +67,10 @@ def _raw(mean: Tensor, sd: Tensor, blank: Tensor, response: str) -> Tensor:
     if response == "sd":
         return sd
     return mean if response == "mean" else (mean - blank).abs()
+
+
+def _of_numpy(seen: Responses, blank: np.ndarray, response: str) -> np.ndarray:
+    return _raw(torch.from_numpy(seen.mean), torch.from_numpy(seen.sd), torch.from_numpy(blank), response).numpy()
 
 
 def _basis(display: Display) -> np.ndarray:
@@ -109,10 +111,10 @@ def _ascended(
                 with torch.no_grad():
                     c *= len(basis) ** 0.5 / c.norm(dim=1, keepdim=True)
             found.append(_scaled(c.detach(), basis, norm).double().cpu().numpy())
-    x = np.concatenate(found)
-    seen = unit_responses(vae, x, site, np.repeat(units, STARTS), draws=display.draws, seed=display.seed)
-    values = _raw(*(torch.from_numpy(m) for m in seen), torch.from_numpy(np.repeat(at_blank, STARTS)), response).numpy()
-    return x.reshape(len(units), STARTS, -1), values.reshape(len(units), STARTS)
+    images = np.concatenate(found)
+    seen = unit_responses(vae, images, site, np.repeat(units, STARTS), draws=display.draws, seed=display.seed)
+    values = _of_numpy(seen, np.repeat(at_blank, STARTS), response)
+    return images.reshape(len(units), STARTS, -1), values.reshape(len(units), STARTS)
 
 
 def _scaled(c: Tensor, basis: Tensor, norm: float) -> Tensor:
