@@ -93,23 +93,21 @@ def _ascended(
         start = torch.randn(len(index), len(basis)).to(like)
         for begin in range(0, len(index), CHUNK):
             part = slice(begin, begin + CHUNK)
-            c = start[part].clone().requires_grad_()
-            optimizer = torch.optim.Adam([c], STEP)
-            for step in range(STEPS):
-                for group in optimizer.param_groups:
-                    group["lr"] = STEP * (1 - step / STEPS)
-                x = _scaled(c, basis, norm)
+            c, first, second = start[part].clone(), 0.0, 0.0
+            for step in range(1, STEPS + 1):
+                c = c.detach().requires_grad_()
                 with Unsampled(last):
-                    trace = poutine.trace(vectorise(vae.guide, DRAWS)).get_trace(x)
+                    trace = poutine.trace(vectorise(vae.guide, DRAWS)).get_trace(_scaled(c, basis, norm))
                 mean, variance = _moments(trace.nodes[site]["fn"], site, index[part])
                 sd = (variance.mean(0) + mean.var(0)).sqrt() if response == "sd" else variance
                 objective = sign * _raw(mean.mean(0), sd, reference[part], response).sum()
                 (gradient,) = torch.autograd.grad(objective, c)
-                # Adam is blind to the scale of gradients, which differ by unit: each image has its own, of norm 1.
-                c.grad = -gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-12)
-                optimizer.step()
-                with torch.no_grad():
-                    c *= len(basis) ** 0.5 / c.norm(dim=1, keepdim=True)
+                # Gradients differ in scale by unit, and Adam shares nothing between images: each is brought to norm 1.
+                gradient = gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-12)
+                first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+                ahead = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+                c = c.detach() + STEP * (1 - (step - 1) / STEPS) * ahead
+                c = c * len(basis) ** 0.5 / c.norm(dim=1, keepdim=True)
             found.append(_scaled(c.detach(), basis, norm).double().cpu().numpy())
     images = np.concatenate(found)
     seen = unit_responses(vae, images, site, np.repeat(units, STARTS), draws=display.draws, seed=display.seed)

@@ -23,7 +23,18 @@ def run(tmp_path_factory):
 
 def test_a_run_becomes_a_file_and_a_page(run, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ["physiology", str(run), "--out", str(out), "--draws", "2", "--texture-patches", "12", "--device", "cpu"]
+    arguments = [
+        "physiology",
+        str(run),
+        "--out",
+        str(out),
+        "--draws",
+        "2",
+        "--texture-patches",
+        "12",
+        "--device",
+        "cpu",
+    ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "6 units of z1, 3 units of z2" in printed and str(out / "report.html") in printed
@@ -42,7 +53,23 @@ def test_a_run_becomes_a_file_and_a_page(run, tmp_path, capsys):
 
 def test_a_run_of_patches_that_arrived_preprocessed_has_no_textures(tmp_path):
     hvae.fit(small_pair(), small_data(), steps=1, batch=10, out=tmp_path / "run", device="cpu", progress=False)
-    assert main(["physiology", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--draws", "2", "--units", "2"]) == 0
+    assert (
+        main(
+            [
+                "physiology",
+                str(tmp_path / "run"),
+                "--out",
+                str(tmp_path / "out"),
+                "--draws",
+                "2",
+                "--units",
+                "2",
+                "--parts",
+                "contrast",
+            ]
+        )
+        == 0
+    )
     with hvae.open_physiology(tmp_path / "out" / "physiology.nc") as tree:
         assert "texture" not in tree.children and tree.attrs["transform"] == "none"
         assert tree["blank"].sizes == {"z1_unit": 2, "z2_unit": 2}
