@@ -5,8 +5,16 @@ import torch
 from small import small_data, small_pair
 
 import pyro_hvae as hvae
+from pyro_hvae.analysis import style
 from pyro_hvae.cli import main
 from pyro_hvae.stimuli import natural_patches
+from pyro_hvae.storage.writing import FIGURE
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Pictures are most of the time of a page; scripts draw them in tests/report."""
+    monkeypatch.setattr(style.Picture, "png", lambda picture: b"\x89PNG Source\0" + FIGURE.encode())
 
 
 @pytest.fixture(scope="module")
