@@ -42,13 +42,17 @@ UNITS = 100  # of each layer, those that answer gratings most, whose variance is
 def measured(out: Path) -> dict[str, Any]:
     """The command on the reference, and every number of its report."""
     folder = out / REFERENCE
-    started = time.monotonic()
+    started, worked = time.monotonic(), time.process_time()
     if command(["physiology", "--reference", REFERENCE, "--out", str(folder), "--overwrite"]):
         raise SystemExit("the measurement failed")
-    seconds = time.monotonic() - started
+    seconds, worked = time.monotonic() - started, time.process_time() - worked
     report = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     keys = ("analysis", "name", "value", "se", "interval", "n", "unit")
-    return {"seconds": round(seconds), "results": [{k: e[k] for k in keys if k in e} for e in report["results"]]}
+    return {
+        "seconds": round(seconds),
+        "cpu_seconds": round(worked),
+        "results": [{k: e[k] for k in keys if k in e} for e in report["results"]],
+    }
 
 
 def guides(out: Path, data: PatchData, steps: int) -> dict[str, Any]:
