@@ -159,6 +159,16 @@ def test_moments_are_those_of_the_posterior_file():
         np.testing.assert_allclose(found[site].sd ** 2, variance, rtol=0.1)
 
 
+def test_variance_that_comes_through_the_layer_above_is_in_the_sd():
+    """A linear-Gaussian hierarchy in which 98% of the variance of z1 does: the exact posterior variance is 0.502."""
+    from analysis.test_layer_dependence import KNOWN, Exact, model
+
+    from pyro_hvae.programs import HVAE
+
+    found = responses(HVAE(model(0.1), Exact(0.1)), np.linspace(-1, 1, 20)[:, None], draws=2000)["z1"]
+    assert (found.sd**2).mean() == pytest.approx(KNOWN[0.1][0], rel=4 * np.sqrt(2 / 2000 / 20) + 1e-3)
+
+
 def test_stimuli_go_through_the_transform_of_the_run():
     photographs = np.random.default_rng(0).gamma(2, size=(3, 60, 60))
     data = natural_patches(20, photographs, train=800, test=20)
