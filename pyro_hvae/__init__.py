@@ -35,13 +35,15 @@ _HOMES = {
     "pyro_hvae.sampling.gibbs": ("gibbs",),
     "pyro_hvae.export.audit": ("audit",),
     "pyro_hvae.export.posterior": ("export_posterior",),
+    "pyro_hvae.physiology.measure": ("measure_physiology",),
     "pyro_hvae.export.packing": ("pack",),
     "pyro_hvae.export.references": ("load_reference", "references"),
     "pyro_hvae.densities.yardsticks": ("yardsticks",),
     "pyro_hvae.storage.posterior_file": ("open_posterior",),
+    "pyro_hvae.storage.physiology_file": ("open_physiology",),
     "pyro_hvae.errors": ("HVAEError",),
 }  # fmt: skip
-_SUBPACKAGES = ("analysis", "programs", "report", "stimuli", "storage")
+_SUBPACKAGES = ("analysis", "physiology", "programs", "report", "stimuli", "storage")
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, *_SUBPACKAGES])

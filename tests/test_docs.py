@@ -146,6 +146,15 @@ def test_python_of_the_report_page_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "LadderGuide trust trusted[natural] 0.9 [0.8, 1] 9 1\n"
 
 
+def test_python_of_the_physiology_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for block in python(Path("docs/physiology.md")):
+        exec(compile(block, "physiology.md", "exec"), {})
+    assert 10 < float(capsys.readouterr().out) < 60  # degrees
+    with hvae.open_physiology("physiology.nc") as tree:
+        assert tree["blank"].sizes["z1_unit"] == 5
+
+
 def test_python_of_the_yardsticks_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"hvae": hvae, "vae": small_pair(), "data": small_data()}

@@ -88,6 +88,8 @@ BEYOND: dict[str, tuple[Any, ...]] = {
     **alike("learning_rate", -1.0, float("nan"), "nan", "0:1,", "1:2:3", [(3, 1), (1, 1)], [1, 2]),
     **alike("guide_options", {"no_such": 1}),
     **alike("guide recipe start device precision gamma exposure contrast control", "", "no such thing"),
+    **alike("response parts", "", "no such thing", ["no such thing"]),
+    **alike("pixels_per_degree", -1.0, 0.0, float("nan")),
     **alike("source name reference families compile scheduler", "", "no such thing"),
 }  # fmt: skip
 #: What is no fault for some function: ``train`` of fit names programs, one draw is enough for a half of an audit.
@@ -113,6 +115,7 @@ def calls(tmp_path_factory):
         "texture_patches": dict(size=4, transform=patches.transform, train=6, test=6),
         "audit": dict(vae=vae, images=data.test.isel(image=slice(1)), units=2, moment_draws=2, draws=2, resample=2,
                       num_samples=2, warmup=1, chains=2),
+        "measure_physiology": dict(vae=vae, images=data.test.isel(image=slice(3)), parts=["contrast"], units=1, draws=2),
         "load": dict(path=folder / "run"),
         "sweep": dict(settings={"preset": "TDVAE20", "pixels": 16, "steps": 1}, axes={"seed": [0]}, data=data,
                       out=folder / "s", device="cpu", progress=False),
@@ -124,7 +127,7 @@ FUNCTIONS = {
     function.__name__: function
     for function in (
         hvae.fit, hvae.build, hvae.export_posterior, hvae.evidence_importance_sampling, hvae.stimuli.natural_patches,
-        hvae.stimuli.texture_patches, hvae.audit, hvae.load, hvae.sweep, hvae.yardsticks,
+        hvae.stimuli.texture_patches, hvae.audit, hvae.load, hvae.sweep, hvae.yardsticks, hvae.measure_physiology,
     )
 }  # fmt: skip
 

@@ -1,5 +1,5 @@
-"""The command line: ``pyro-hvae demo | train | export | analyse | evidence | yardstick | audit | sweep | stimuli | presets |
-references | pack``.
+"""The command line: ``pyro-hvae demo | train | export | analyse | evidence | yardstick | audit | physiology | predict | sweep |
+stimuli | presets | references | pack``.
 
 Each command is a module with ``add(subparsers)`` and ``run(arguments) -> exit code``; heavy imports happen inside ``run``,
 so that ``pyro-hvae analyse`` works on machines without torch.
@@ -12,11 +12,39 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pyro_hvae.cli import analyse, audit, demo, evidence, export, presets, references, stimuli, sweep, train, yardstick
+from pyro_hvae.cli import (
+    analyse,
+    audit,
+    demo,
+    evidence,
+    export,
+    physiology,
+    predict,
+    presets,
+    references,
+    stimuli,
+    sweep,
+    train,
+    yardstick,
+)
 from pyro_hvae.cli.parsing import Parser
 from pyro_hvae.errors import HVAEError
 
-COMMANDS = (demo, train, export, analyse, evidence, yardstick, audit, sweep, stimuli, presets, references)
+COMMANDS = (
+    demo,
+    train,
+    export,
+    analyse,
+    evidence,
+    yardstick,
+    audit,
+    physiology,
+    predict,
+    sweep,
+    stimuli,
+    presets,
+    references,
+)
 
 
 def parser() -> Parser:

@@ -13,8 +13,9 @@ import xarray as xr
 from pyro_hvae.analysis.reading import image_sets
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.report.findings import FOUND_FROM, findings
+from pyro_hvae.report.physiology import PHYSIOLOGY_ANALYSES
 from pyro_hvae.report.registry import ANALYSES, AUDIT_ANALYSES, Analysis
-from pyro_hvae.storage import audit_file, posterior_file
+from pyro_hvae.storage import audit_file, physiology_file, posterior_file
 from pyro_hvae.storage.stores import schema_of
 
 CHUNK = 4096  # images held in memory at a time
@@ -63,6 +64,14 @@ def _audit_facts(tree: xr.DataTree) -> dict[str, str]:
     return _facts(kind, count, tree, "reference", audit_file.audit_sites(tree))
 
 
+def _physiology_facts(tree: xr.DataTree) -> dict[str, str]:
+    units = {site: tree["blank"].sizes[f"{site}_unit"] for site in physiology_file.physiology_sites(tree)}
+    measured = ", ".join(name for name in tree.children if name not in ("blank", "preferred"))
+    kind = f"physiology, response: {str(tree.attrs['response']).replace('_', ' ')}"
+    layers = ", ".join(f"{site} ({n} measured)" for site, n in units.items())
+    return {"kind": kind, "images": measured, "layers (dimensions)": layers}
+
+
 def _facts(kind: str, images: str, tree: xr.DataTree, group: str, layers: Sequence[str]) -> dict[str, str]:
     dims = [f"{name} ({tree[group][name + '_mean'].sizes[name + '_dim']})" for name in layers]
     return {"kind": kind, "images": images or "none", "layers (dimensions)": ", ".join(dims) or "none"}
@@ -91,8 +100,18 @@ AUDIT = FileKind(
     facts=_audit_facts,
     lacks=lambda tree: [],  # an audit that lacks anything is not opened
 )
+PHYSIOLOGY = FileKind(
+    name="physiology file",
+    schema=physiology_file.SCHEMA,
+    command=physiology_file.COMMAND,
+    open=physiology_file.open_physiology,
+    analyses=PHYSIOLOGY_ANALYSES,
+    facts=_physiology_facts,
+    lacks=lambda tree: [],  # which stimuli are shown is a choice
+    opening=Opening(pictures=("grating_tuning", "surround_suppression", "v1_scorecard")),
+)
 #: In the order of the report.
-KINDS = (POSTERIOR, AUDIT)
+KINDS = (POSTERIOR, AUDIT, PHYSIOLOGY)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an analysis needs of a posterior file, and which of its numbers are shown at a glance."""
+"""What an analysis needs of a file, and which of its numbers are shown at a glance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import xarray as xr
 
 from pyro_hvae.analysis.results import entry_name
 from pyro_hvae.errors import unknown
+from pyro_hvae.storage.physiology_file import physiology_schema
 from pyro_hvae.storage.posterior_file import optional_schema, schema, sites
 
 LAYERS = ("z1", "z2")  # whose variables an analysis may name; those of deeper layers it asks for as a Group
@@ -77,7 +78,22 @@ class Group:
         return [f"{self.name}/{name}" for name in schema(sites(tree) or ["z1"])[self.name] if name not in there]
 
 
-Need = Variable | Either | Group
+@dataclass(frozen=True)
+class Measured:
+    """A group of a physiology file. Raises HVAEError for one that the schema does not know."""
+
+    group: str
+
+    def __post_init__(self) -> None:
+        if self.group not in (known := physiology_schema(xr.DataTree())):
+            raise unknown("group of the physiology file", self.group, known)
+
+    def missing(self, tree: xr.DataTree) -> list[str]:
+        """What of it a file lacks, in words."""
+        return [] if self.group in tree.children else [f"{self.group} (it was not measured)"]
+
+
+Need = Variable | Either | Group | Measured
 
 
 @dataclass(frozen=True)

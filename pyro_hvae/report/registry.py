@@ -16,6 +16,7 @@ from pyro_hvae.analysis.gabor_fits import gabor_fits, plot_gabor_fits
 from pyro_hvae.analysis.guide_audit import guide_audit, plot_guide_audit
 from pyro_hvae.analysis.inference_gap import PARTS, inference_gap, plot_inference_gap
 from pyro_hvae.analysis.inpainting import inpainting, plot_inpainting
+from pyro_hvae.analysis.layer_dependence import layer_dependence, plot_layer_dependence
 from pyro_hvae.analysis.modulation_fields import modulation_fields, plot_modulation_fields
 from pyro_hvae.analysis.noise_correlations import noise_correlations
 from pyro_hvae.analysis.noise_correlations_figure import plot_noise_correlations
@@ -221,6 +222,17 @@ ANALYSES: dict[str, Analysis] = {
                 Variable("constant_data", "z2_field"),
             ),
             headlines=(Headline("effect"),),
+        ),
+        Analysis(
+            name="layer_dependence",
+            title="Uncertainty of z1 that comes through z2",
+            about="Share of the posterior variance of the active z1 units that comes through z2, by the law of total variance: "
+            "Var[E[z1 | z2, x]] over Var[z1 | x]. A factorised guide has none by construction; where the model's own "
+            "posterior has some, such a guide is too sure of z1 (Ustyuzhaninov 2022).",
+            function=layer_dependence,
+            plot=plot_layer_dependence,
+            needs=(*ACTIVITY, Variable("posterior_moments", "z1_variance_from_z2")),
+            headlines=(Headline("share"),),
         ),
         Analysis(
             name="sparseness",

@@ -24,12 +24,14 @@ UNITS = {
     "angle": "degrees",
     "frequency": "cycles/pixel",
     "phase": "degrees",
+    "mask_phase": "degrees",
     "contrast": "1",
     "mask_contrast": "1",
     "thickness": "pixels",
     "slant": "degrees",
     "scale": "1",
     "diameter": "pixels",
+    "inner_diameter": "pixels",
     "sd": "pixels",
     "surround_ratio": "1",
     "surround_weight": "1",
@@ -71,8 +73,7 @@ def stimulus_set(
     x = luminance.reshape(n, -1)
     if transform is not None:
         check_size(transform, size)
-        reference = transform.intensity.reference if transform.intensity.exposure == "absolute" else 1.0
-        x = transform(transform.match_intensity(x * reference, median=1.0))
+        x = seen_through(x, transform)
     dataset = patch_dataset(x, split=split, source=kind, family=family)
     dataset = dataset.assign_coords(
         {name: ("image", np.asarray(values), _unit(name)) for name, values in labels.items()}
@@ -84,6 +85,12 @@ def stimulus_set(
         seed=-1 if seed is None else int(seed),
         provenance=json.dumps(provenance),
     )
+
+
+def seen_through(luminance: np.ndarray, transform: Whitening) -> np.ndarray:
+    """What displays `(…, pixel)` of luminance relative to their background, 1, are after the transform of a run."""
+    reference = transform.intensity.reference if transform.intensity.exposure == "absolute" else 1.0
+    return transform(transform.match_intensity(luminance * reference, median=1.0))
 
 
 def _unit(name: str) -> dict[str, str]:

@@ -37,25 +37,28 @@ def gratings(
     phase: Values = PHASES,
     contrast: Values = (0.3,),
     diameter: Values = (0,),
+    inner_diameter: Values = (0,),
     x_position: Values = (0,),
     y_position: Values = (0,),
     transform: Whitening | None = None,
 ) -> xr.Dataset:
-    """Sinusoidal gratings cos(2π f u + phase), full-field (`diameter` 0) or in a disk.
+    """Sinusoidal gratings cos(2π f u + phase), full-field (`diameter` 0), in a disk, or in an annulus round a blank disk.
 
-    Several diameters make a size series, several contrasts a contrast series. `frequency` in cycles/pixel, at most 0.5.
+    Several diameters make a size series, several inner ones an annulus series, several contrasts a contrast series.
+    `frequency` in cycles/pixel, at most 0.5; `inner_diameter` is that of the blank disk, 0 for none.
     """
     within("frequency", frequency, 0, 0.5)
     factors = product(
         orientation=orientation, frequency=frequency, phase=phase, contrast=contrast, diameter=diameter,
-        x_position=x_position, y_position=y_position,
+        inner_diameter=inner_diameter, x_position=x_position, y_position=y_position,
     )  # fmt: skip
 
     def pattern(
-        x: np.ndarray, y: np.ndarray, orientation: Any, frequency: Any, phase: Any, diameter: Any
+        x: np.ndarray, y: np.ndarray, orientation: Any, frequency: Any, phase: Any, diameter: Any, inner_diameter: Any
     ) -> np.ndarray:
         across, _ = _along(x, y, orientation)
-        return _wave(across, frequency, phase) * _disk(x, y, diameter)
+        blank = np.where(np.asarray(inner_diameter) > 0, _disk(x, y, inner_diameter), 0.0)
+        return _wave(across, frequency, phase) * _disk(x, y, diameter) * (1 - blank)
 
     return _draw("gratings", size, pattern, factors, transform)
 
@@ -130,28 +133,32 @@ def plaids(
     phase: Values = PHASES,
     contrast: Values = (0.15,),
     mask_contrast: Values = (0, 0.15),
+    mask_phase: Values = (0,),
     diameter: Values = (0,),
+    x_position: Values = (0,),
+    y_position: Values = (0,),
     transform: Whitening | None = None,
 ) -> xr.Dataset:
-    """Sums of two gratings, the second (the mask) turned by `angle` degrees from the first and of phase 0.
+    """Sums of two gratings, the second (the mask) turned by `angle` degrees from the first and of phase `mask_phase`.
 
     `contrast` is that of the first, `mask_contrast` that of the second; their sum is at most 1.
     """
     within("frequency", frequency, 0, 0.5)
     factors = product(
         orientation=orientation, angle=angle, frequency=frequency, phase=phase, contrast=contrast,
-        mask_contrast=mask_contrast, diameter=diameter,
+        mask_contrast=mask_contrast, mask_phase=mask_phase, diameter=diameter, x_position=x_position,
+        y_position=y_position,
     )  # fmt: skip
     total = np.abs(factors["contrast"]) + np.abs(factors["mask_contrast"])
     within("contrast + mask_contrast", float(total.max()), 0, 1)
 
     def pattern(
         x: np.ndarray, y: np.ndarray, orientation: Any, angle: Any, frequency: Any, phase: Any, contrast: Any,
-        mask_contrast: Any, diameter: Any,
+        mask_contrast: Any, mask_phase: Any, diameter: Any,
     ) -> np.ndarray:  # fmt: skip
         one, _ = _along(x, y, orientation)
         other, _ = _along(x, y, orientation + angle)
-        waves = contrast * _wave(one, frequency, phase) + mask_contrast * _wave(other, frequency, 0)
+        waves = contrast * _wave(one, frequency, phase) + mask_contrast * _wave(other, frequency, mask_phase)
         return waves * _disk(x, y, diameter)
 
     return _draw("plaids", size, pattern, factors, transform, scale=None)

@@ -32,6 +32,7 @@ FUNCTIONS = {
     "modulation_fields": "modulation_fields",
     "receptive_fields": "receptive_fields",
     "contextual_prior": "contextual_prior",
+    "layer_dependence": "layer_dependence",
     "sparseness": "sparseness",
     "texture_decoding": "decode_family",
     "texture_selectivity": "texture_selectivity",
@@ -179,6 +180,8 @@ modulation explained by properties of z1 units, frequency
 modulation explained by properties of z1 units, all
 effect of a z2 dimension on the prior of z1, location
 effect of a z2 dimension on the prior of z1, log scale
+z1 variance that comes through z2, natural
+z1 variance that comes through z2, texture
 population sparseness of z1, natural, treves rolls
 lifetime sparseness of z1, natural, treves rolls
 texture family decoded from, pixels

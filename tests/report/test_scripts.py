@@ -10,13 +10,16 @@ import pytest
 import xarray as xr
 from analysis.test_guide_audit import plant as plant_audit
 from planted import add_gap
+from planted_physiology import plant as plant_physiology
 
 from pyro_hvae import analysis
 from pyro_hvae.analysis.guide_audit import guide_audit
 from pyro_hvae.analysis.results import collect
 from pyro_hvae.report import ANALYSES
+from pyro_hvae.report.physiology import PHYSIOLOGY_ANALYSES
 from pyro_hvae.report.text import formatted
 from pyro_hvae.storage.audit_file import open_audit, write_audit
+from pyro_hvae.storage.physiology_file import open_physiology, write_physiology
 from pyro_hvae.storage.posterior_file import open_posterior
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +59,9 @@ def file(planted, edit, tmp_path):
         if name == "guide_audit":
             write_audit(plant_audit(images=20), tmp_path / "planted.nc")
             return tmp_path / "planted.nc"
+        if name in PHYSIOLOGY_ANALYSES:
+            write_physiology(plant_physiology(), tmp_path / "planted.nc")
+            return tmp_path / "planted.nc"
         change = {"inpainting": mask, "inference_gap": add_gap}.get(name)
         return edit(planted.path, change, "planted.nc") if change else planted.path
 
@@ -63,7 +69,7 @@ def file(planted, edit, tmp_path):
 
 
 def test_there_is_a_script_for_every_analysis():
-    assert {script.stem for script in SCRIPTS} == {*ANALYSES, "guide_audit"}
+    assert {script.stem for script in SCRIPTS} == {*ANALYSES, *PHYSIOLOGY_ANALYSES, "guide_audit"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -74,7 +80,8 @@ def test_script_saves_a_figure_and_prints_the_numbers_of_its_analysis(script, fi
     assert [figure.name for figure in (tmp_path / "figures").iterdir()] == [f"{script.stem}-planted.png"]
     assert (tmp_path / "figures" / f"{script.stem}-planted.png").read_bytes().startswith(b"\x89PNG")
     function = guide_audit if script.stem == "guide_audit" else getattr(analysis, FUNCTIONS[script.stem])
-    with (open_audit if script.stem == "guide_audit" else open_posterior)(path) as tree:
+    opening = open_physiology if script.stem in PHYSIOLOGY_ANALYSES else open_posterior
+    with (open_audit if script.stem == "guide_audit" else opening)(path) as tree:
         entries = collect(function(tree))
     assert entries
     for entry in entries:

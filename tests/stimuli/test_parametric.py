@@ -92,6 +92,23 @@ def test_difference_of_gaussians_is_balanced_where_weights_say_so():
     assert x[1].sum() == pytest.approx(0.5 * 2 * np.pi * 4, rel=1e-4)
 
 
+def test_a_disk_and_the_annulus_round_it_make_the_whole_grating():
+    options = dict(orientation=[30], frequency=[0.1], phase=[45], contrast=[0.4], x_position=[2], y_position=[-1])
+    whole, disk = (images(gratings(20, diameter=[d], **options))[0] for d in (0, 9))
+    rings = images(gratings(20, inner_diameter=[0, 9, 60], **options))
+    np.testing.assert_allclose(rings[0], whole, atol=1e-6)
+    np.testing.assert_allclose(disk + rings[1], whole + 1, atol=1e-6)
+    np.testing.assert_allclose(rings[2], 1, atol=1e-6)
+
+
+def test_the_mask_of_a_plaid_has_a_phase_of_its_own_and_both_move_together():
+    options = dict(orientation=[30], frequency=[0.2], x_position=[3], y_position=[1])
+    both = images(plaids(20, phase=[90], contrast=[0.2], mask_contrast=[0.1], mask_phase=[0, 120], **options))
+    test = images(gratings(20, phase=[90], contrast=[0.2], **options))[0]
+    masks = images(gratings(20, phase=[0, 120], contrast=[0.1], **(options | {"orientation": [120]})))
+    np.testing.assert_allclose(both, test + masks - 1, atol=1e-6)
+
+
 def test_a_plaid_is_the_sum_of_its_gratings():
     made = plaids(20, orientation=[30], angle=[60], phase=[90], contrast=[0.2], mask_contrast=[0.1], frequency=[0.2])
     one = gratings(20, orientation=[30], phase=[90], contrast=[0.2], frequency=[0.2])
