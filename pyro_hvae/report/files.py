@@ -140,7 +140,8 @@ def open_file(path: str | os.PathLike[str], label: str = "") -> ReportedFile:
         Where there is no such file, it cannot be read, is of no kind of :data:`KINDS`, or breaks the schema of its kind.
     """
     path = Path(path)
-    names, commands = " or ".join(kind.name for kind in KINDS), "` or `".join(kind.command for kind in KINDS)
+    *others, last = (kind.name for kind in KINDS)
+    names, commands = f"{', '.join(others)} or {last}", "` or `".join(kind.command for kind in KINDS)
     schema = schema_of(path, names, commands)
     for kind in KINDS:
         if kind.schema == schema:

@@ -76,5 +76,5 @@ def test_another_kind_of_file_is_one_entry(tmp_path, monkeypatch):
         "rate-cells.png",
         "guide_audit-audit.png",
     }
-    with pytest.raises(HVAEError, match="no posterior file or audit or physiology file or recording .*`record FILE`"):
+    with pytest.raises(HVAEError, match="no posterior file, audit, physiology file or recording .*`record FILE`"):
         open_file(tmp_path / "absent.nc")

@@ -308,6 +308,7 @@ def test_one_family_no_active_dimension_and_nan_leave_the_rest(plant, edit, tmp_
         "sparseness",
         "receptive_fields",
         "contextual_prior",
+        "layer_dependence",
     }
     assert applied(page) == APPLY - {"texture_decoding", "texture_selectivity", "bound_terms"} - of_fields
     said = messages(page)
@@ -343,6 +344,7 @@ def test_a_one_layer_file_is_analysed(planted, edit, tmp_path, undrawn):
     assert applied(page) == APPLY - {
         "aggregate_posterior",
         "contextual_prior",
+        "layer_dependence",
         "modulation_fields",
         "texture_selectivity",
     }
@@ -442,12 +444,12 @@ def test_files_that_cannot_be_opened_stop_before_anything_is_written(planted, tm
     with pytest.raises(HVAEError, match="truncated"):
         analyse([planted.path, cut], tmp_path / "out")
     absent = tmp_path / "absent.nc"
-    both = r"`pyro-hvae export RUN --out FILE` or `pyro-hvae audit RUN --out FILE`$"
-    with pytest.raises(HVAEError, match=rf"there is no posterior file or audit {absent}; make one with {both}"):
+    both = r"`pyro-hvae export RUN --out FILE` or `pyro-hvae audit RUN --out FILE` or `pyro-hvae physiology RUN --out DIR`$"
+    with pytest.raises(HVAEError, match=rf"there is no posterior file, audit or physiology file {absent}; make one with {both}"):
         analyse([planted.path, absent], tmp_path / "out")
     xr.Dataset({"a": 1}).to_netcdf(tmp_path / "else.nc")
     with pytest.raises(
-        HVAEError, match=rf"is no posterior file or audit: its attribute schema is ''; make one with {both}"
+        HVAEError, match=rf"is no posterior file, audit or physiology file: its attribute schema is ''; make one with {both}"
     ):
         analyse([planted.path, tmp_path / "else.nc"], tmp_path / "out")
     with pytest.raises(HVAEError, match="given twice"):
