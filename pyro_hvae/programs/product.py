@@ -158,11 +158,15 @@ class LaplaceNormalProduct(dist.TorchDistribution):
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             v = torch.rand((2, *shape), dtype=self.loc.dtype, device=self.loc.device)
-            k = self._pieces
-            lower = v[0] < k.p
-            a = torch.where(lower, k.tau + k.D, k.a)
-            t = _truncated(a, v[1].clamp(min=torch.finfo(v.dtype).tiny))
-            return self.loc + self.width * k.sign * torch.where(lower, -t, t)
+            return self.at_quantiles(v[0], v[1])
+
+    def at_quantiles(self, piece: Tensor, place: Tensor) -> Tensor:
+        """The draw that two uniform numbers make: the first chooses the piece, the second the place in it. No gradient."""
+        k = self._pieces
+        lower = piece < k.p
+        a = torch.where(lower, k.tau + k.D, k.a)
+        t = _truncated(a, place.clamp(min=torch.finfo(place.dtype).tiny))
+        return self.loc + self.width * k.sign * torch.where(lower, -t, t)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         return self.rsample_at(self.sample(sample_shape))
