@@ -9,12 +9,14 @@ from pyro_hvae.analysis.active_dimensions import active_dimensions
 from pyro_hvae.analysis.aggregate_posterior import aggregate_posterior
 from pyro_hvae.analysis.ancestral_samples import ancestral_samples
 from pyro_hvae.analysis.bound_terms import bound_terms
+from pyro_hvae.analysis.chain_convergence import chain_convergence
 from pyro_hvae.analysis.contextual_prior import contextual_prior
 from pyro_hvae.analysis.gabor_fits import gabor_fits
 from pyro_hvae.analysis.inference_gap import inference_gap
 from pyro_hvae.analysis.inpainting import inpainting
 from pyro_hvae.analysis.modulation_fields import modulation_fields
 from pyro_hvae.analysis.noise_correlations import noise_correlations
+from pyro_hvae.analysis.posterior_agreement import posterior_agreement
 from pyro_hvae.analysis.projective_fields import projective_fields
 from pyro_hvae.analysis.receptive_fields import receptive_fields
 from pyro_hvae.analysis.reconstruction import reconstructions
@@ -38,6 +40,7 @@ __all__ = [
     "ancestral_samples",
     "bound_by_particles",
     "bound_terms",
+    "chain_convergence",
     "collect",
     "contextual_prior",
     "decode_family",
@@ -47,6 +50,7 @@ __all__ = [
     "modulation_fields",
     "noise_correlations",
     "open_posterior",
+    "posterior_agreement",
     "projective_fields",
     "receptive_fields",
     "reconstructions",

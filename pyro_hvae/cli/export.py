@@ -42,7 +42,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "--resample", type=at_least(1), metavar="K", help="choose each draw among K proposals by importance weight"
     )
     parser.add_argument(
-        "--sampler", metavar="NAME", help="hmc: the model's own posterior, sampled, and not the guide's (default: the guide)"
+        "--sampler",
+        metavar="NAME",
+        help="hmc: the model's own posterior, sampled, and not the guide's (default: the guide)",
     )
     parser.add_argument("--num-samples", type=at_least(1), default=350, metavar="N", help="draws of each chain (350)")
     parser.add_argument("--warmup", type=at_least(1), default=150, metavar="N", help="transitions before them (150)")

@@ -108,9 +108,9 @@ def export_posterior(
         with tempfile.TemporaryDirectory() as folder:
             tree = export_posterior(
                 vae, images, draws=draws, resample=resample, sampler=sampler, num_samples=num_samples, warmup=warmup,
-                chains=chains, moment_draws=moment_draws, units=units, prior_samples=prior_samples, receptive_fields=receptive_fields, evidence=evidence,
-                evidence_images=evidence_images, refine=refine, gap=gap, yardsticks=yardsticks, transform=transform,
-                path=Path(folder) / "posterior.nc", seed=seed,
+                chains=chains, moment_draws=moment_draws, units=units, prior_samples=prior_samples,
+                receptive_fields=receptive_fields, evidence=evidence, evidence_images=evidence_images, refine=refine, gap=gap,
+                yardsticks=yardsticks, transform=transform, path=Path(folder) / "posterior.nc", seed=seed,
             )  # fmt: skip
             with tree:
                 loaded = tree.load()

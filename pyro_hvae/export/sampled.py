@@ -114,7 +114,9 @@ class _Running:
 
     def __init__(self, latents: dict[str, int], units: list[int], images: int, s: Sampling, state: Collapsed | Plain):
         self.latents, self.units, self.sampling, self.state = latents, units, s, state
-        self.draws = {site: np.empty((s.chains, s.num_samples, images, dim), np.float32) for site, dim in latents.items()}
+        self.draws = {
+            site: np.empty((s.chains, s.num_samples, images, dim), np.float32) for site, dim in latents.items()
+        }
         self.collapsed = isinstance(state, Collapsed)
         self.accepted: Any = 0.0
         self.divergences: Any = 0
@@ -188,7 +190,7 @@ class _Running:
         return torch.cat(parts).cpu().numpy()
 
     def moments(self) -> dict[str, Any]:
-        """Means and variances with their Monte-Carlo errors by batch means; what of z1's variance comes from z2; correlations."""
+        """Means and variances with their Monte-Carlo errors by batch means, z1's variance from z2, correlations."""
         made: dict[str, Any] = {}
         for site in self.latents:
             dims = ("image", f"{site}_dim")
@@ -204,7 +206,9 @@ class _Running:
             made["z1_variance_from_z2"] = (("image", "z1_dim"), np.clip(shared, 0, made["z1_variance"][1]))
         if self.units:
             halves = [self._correlation(half, made["z1_variance"][1][:, self.units]) for half in (0, 1)]
-            count = np.array([self.counts["cross_0"], self.counts["cross_1"]]) / sum(self.counts[f"cross_{h}"] for h in (0, 1))
+            count = np.array([self.counts["cross_0"], self.counts["cross_1"]]) / sum(
+                self.counts[f"cross_{h}"] for h in (0, 1)
+            )
             made["z1_correlation"] = (("image", "unit", "unit_bis"), np.tensordot(count, np.stack(halves), 1))
             made["z1_correlation_half"] = (("image", "half", "unit", "unit_bis"), np.stack(halves, 1))
         return made

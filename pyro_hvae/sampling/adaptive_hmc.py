@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -22,12 +23,12 @@ SEARCHED, LEARNT = 0.35, 0.75  # shares of warm-up at which the metric is learnt
 class AdaptiveHMC:
     """Positions ``(chain, image, dim)`` are moved by :meth:`move`; during warm-up that also learns.
 
-    Step sizes follow the acceptance rate over the chains of an image by dual averaging (Hoffman & Gelman 2014, J. Mach. Learn. Res.
-    15:1593). The metric is the covariance of an image's draws so far, all chains together, shrunk towards its diagonal; for more
-    than :data:`DENSE_UP_TO` dimensions the diagonal alone. The number of leapfrog steps is one for all images: of several tried,
-    the one with the most effective draws a gradient, judged by the lag-one autocorrelation of positions and of their squared
-    distances (the criteria of Pasarica & Gelman 2010 and of ChEES, Hoffman, Radul & Sountsov 2021). Each trajectory has a random
-    length around it, so that none is in resonance. After warm-up nothing changes any more.
+    Step sizes follow the acceptance rate over the chains of an image by dual averaging (Hoffman & Gelman 2014, J. Mach.
+    Learn. Res. 15:1593). The metric is the covariance of an image's draws so far, all chains together, shrunk towards its
+    diagonal; for more than :data:`DENSE_UP_TO` dimensions the diagonal alone. The number of leapfrog steps is one for all
+    images: of several tried, the one with the most effective draws a gradient, judged by the lag-one autocorrelation of
+    positions and of their squared distances (the criteria of Pasarica & Gelman 2010 and of ChEES, Hoffman, Radul & Sountsov
+    2021). Each trajectory has a random length around it, so that none is in resonance. After warm-up nothing changes any more.
 
     :param spread: standard deviations to begin with, ``(image, dim)``.
     :param warmup: transitions of warm-up; the caller makes them first, with ``adapt=True``.
@@ -71,7 +72,8 @@ class AdaptiveHMC:
         :returns: new positions, acceptance probabilities and whether the trajectory diverged, ``(chain, image)``.
         """
         candidate = self._candidate() if adapt else None
-        new, probability, divergent = self._transition(log_density, position, candidate or self.leapfrogs)
+        with pyro.validation_enabled(False):  # a trajectory that leaves the numbers is refused, not an error
+            new, probability, divergent = self._transition(log_density, position, candidate or self.leapfrogs)
         if adapt:
             self._learn(position, new, probability, candidate)
         return new, probability, divergent
@@ -120,7 +122,7 @@ class AdaptiveHMC:
         self.step = log_step.exp()
         if candidate:
             self._judge(before, after, candidate)
-        elif self._trials and max(self._trials) == LEAPFROGS[-1] or len(self._trials) == len(LEAPFROGS):
+        elif self._trials:
             self._choose()
         if self._count >= self._trials_begin // 2:
             self._remember(after)

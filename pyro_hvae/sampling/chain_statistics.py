@@ -124,9 +124,7 @@ def _statistics(draws: np.ndarray) -> dict[str, np.ndarray]:
     median = (ordered[:, (n - 1) // 2] + ordered[:, n // 2])[:, None] / 2
     distance = np.abs(ordered - median)
     by_distance = np.argsort(distance, axis=1, kind="stable")  # falls, then rises: two runs, which this kind merges
-    folded = as_halves(
-        _scores(np.take_along_axis(order, by_distance, 1), np.take_along_axis(distance, by_distance, 1))
-    )
+    folded = as_halves(_scores(np.take_along_axis(order, by_distance, 1), np.take_along_axis(distance, by_distance, 1)))
     everything = ordered if draws.shape[1] % 2 == 0 else np.sort(draws.reshape(-1, draws.shape[2]).T, axis=1)
     tails = [ess_of(split(draws <= _quantile(everything, share).astype(draws.dtype))) for share in (0.05, 0.95)]
     return {

@@ -5,11 +5,11 @@ diagonal matrix D above G (D - G positive semidefinite) and R'R = D - G, add
 
     u | z1 ~ Normal(R z1, I).
 
-z1's marginal is untouched, and given u its likelihood is exp((h + R'u)'z1 - z1' D z1 / 2): independent over units, so that z1 can be
-integrated out in closed form (Marnissi, Chouzenoux, Benazza-Benyahia & Pesquet 2018, Entropy 20:110; the "Gaussian integral
-trick" of Zhang, Sutton, Storkey & Ghahramani 2012). u remembers z1, and that memory is all that it costs: the less D exceeds G's
-own diagonal, the less. What z2 says of z1 must not be remembered either, else z2 could not move while u is held. So D is the
-solution of
+z1's marginal is untouched, and given u its likelihood is exp((h + R'u)'z1 - z1' D z1 / 2): independent over units, so that z1
+can be integrated out in closed form (Marnissi, Chouzenoux, Benazza-Benyahia & Pesquet 2018, Entropy 20:110; the "Gaussian
+integral trick" of Zhang, Sutton, Storkey & Ghahramani 2012). u remembers z1, and that memory is all that it costs: the less D
+exceeds G's own diagonal, the less. What z2 says of z1 must not be remembered either, else z2 could not move while u is held.
+So D is the solution of
 
     minimise sum_i w_i (D_ii - G_ii)   such that   D - G is positive semidefinite,
 
