@@ -30,9 +30,9 @@ def chain_convergence(tree: xr.DataTree) -> xr.Dataset:
     Returns
     -------
     Dataset with, over ``set`` (``natural`` and ``texture``, those present): ``converged`` (share of images, 95% Wilson
-    interval), medians over images of ``r_hat_mean``, ``r_hat``, ``ess_mean``, ``ess_bulk``, ``ess_tail`` (interval by order statistics),
-    ``divergent`` (share of images with a divergent trajectory); per image ``image_r_hat``, ``image_ess``, ``image_set``;
-    and the attribute ``verdict`` (one plain sentence).
+    interval), medians over images of ``r_hat_mean``, ``r_hat``, ``ess_mean``, ``ess_bulk``, ``ess_tail`` (interval by order
+    statistics), ``divergent`` (share of images with a divergent trajectory); per image ``image_r_hat``, ``image_ess``,
+    ``image_set``; and the attribute ``verdict`` (one plain sentence).
 
     Raises
     ------

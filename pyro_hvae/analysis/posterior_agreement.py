@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -59,7 +60,7 @@ def posterior_agreement(trees: Sequence[xr.DataTree]) -> xr.Dataset:
     if truth is None:
         raise HVAEError("no file is of a sampler; make one with `pyro-hvae export RUN --sampler hmc`")
     notes: list[str] = []
-    guides = {}
+    guides: dict[str, xr.DataTree] = {}
     for tree in trees:
         if tree is truth:
             continue
@@ -99,11 +100,15 @@ def _differs(truth: xr.DataTree, tree: xr.DataTree) -> str:
         for s in sites(truth)
     ):
         return "its images or layers are others in number"
-    ours, theirs = (t["observed_data"]["x"] for t in (truth, tree))
-    if ours.shape != theirs.shape or not np.allclose(ours.values, theirs.values, atol=1e-4):
+    ours, theirs = (np.asarray(t["observed_data/x"].values) for t in (truth, tree))
+    if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-4):
         return "its images are others"
-    fields = [t["constant_data"]["A"].values if "A" in t.get("constant_data", {}) else None for t in (truth, tree)]
-    if fields[0] is not None and fields[1] is not None and not np.allclose(*fields, atol=1e-5):
+    maps = [
+        np.asarray(t["constant_data/A"].values)
+        for t in (truth, tree)
+        if "constant_data" in t.children and "A" in t["constant_data"]
+    ]
+    if len(maps) == 2 and not np.allclose(maps[0], maps[1], atol=1e-5):
         return "it is of another generative model, whose posterior is another"
     return ""
 
@@ -146,14 +151,14 @@ def _moments(truth: xr.DataTree, guides: dict[str, xr.DataTree], chosen: np.ndar
         made |= quantity(
             name, ["guide", "site"], table[..., 0], title=title, unit=unit, n=chosen.size, se=table[..., 1]
         )
-    shares = []
+    shares: list[Any] = []
     for tree in (truth, *guides.values()):
         if "z1_variance_from_z2" not in tree["posterior_moments"]:
             shares.append((np.nan, np.nan))
             continue
         share = of(tree, "z1", "variance_from_z2") / np.maximum(of(tree, "z1", "variance"), TINY)
         shares.append(mean_and_se(share.mean(1)))
-    values, errors = zip(*shares, strict=True)
+    values, each = zip(*shares, strict=True)
     return made | quantity(
         "from_z2",
         ["source"],
@@ -161,14 +166,14 @@ def _moments(truth: xr.DataTree, guides: dict[str, xr.DataTree], chosen: np.ndar
         title="share of z1's variance that comes through z2",
         unit="1",
         n=chosen.size,
-        se=errors,
+        se=each,
     )
 
 
 def _pairs(tree: xr.DataTree, name: str, units: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Coefficients of pairs of units, ``(image, ..., pair)``."""
     moments = tree["posterior_moments"]
-    places = np.searchsorted(moments["unit"].values, units)
+    places = np.searchsorted(np.asarray(moments["unit"].values), units)
     matrices = selected(tree, f"posterior_moments/{name}", chosen)
     i, j = np.triu_indices(len(units), 1)
     return np.nan_to_num(matrices[..., places[i], places[j]])
@@ -182,15 +187,15 @@ def _correlations(
     truth: xr.DataTree, guides: dict[str, xr.DataTree], chosen: np.ndarray, notes: list[str]
 ) -> dict[str, xr.Variable]:
     nan = (np.nan, np.nan)
-    rows: dict[str, list[tuple[float, float]]] = {"agreement": [], "real": [], "slope": []}
+    rows: dict[str, list[Any]] = {"agreement": [], "real": [], "slope": []}
     points = np.full((len(guides), 2, SCATTERED), np.nan, np.float32)
     rng = np.random.default_rng(0)
     for k, (name, tree) in enumerate(guides.items()):
         units = _common_units(truth, tree)
         if units.size * (units.size - 1) // 2 < LEAST_PAIRS:
             notes.append(f"{name}: the sampler's file and it correlate no {LEAST_PAIRS} unit pairs in common (--units)")
-            for values in rows.values():
-                values.append(nan)
+            for row in rows.values():
+                row.append(nan)
             continue
         r, true = _pairs(tree, "z1_correlation", units, chosen), _pairs(truth, "z1_correlation", units, chosen)
         halves = _pairs(truth, "z1_correlation_half", units, chosen)
@@ -220,15 +225,16 @@ def _common_units(truth: xr.DataTree, tree: xr.DataTree) -> np.ndarray:
     both = [t["posterior_moments"] for t in (truth, tree)]
     if any("z1_correlation" not in moments for moments in both) or "z1_correlation_half" not in both[0]:
         return np.zeros(0, int)
-    common = np.intersect1d(*(moments["unit"].values for moments in both))
+    ours, theirs = (np.asarray(moments["unit"].values, dtype=int) for moments in both)
     # Places are looked up by bisection, so units must be in order; files in another order are not compared.
-    return common if all((np.diff(moments["unit"].values) > 0).all() for moments in both) else np.zeros(0, int)
+    ordered = bool((np.diff(ours) > 0).all() and (np.diff(theirs) > 0).all())
+    return np.intersect1d(ours, theirs) if ordered else np.zeros(0, int)
 
 
-def _ratio(sums: np.ndarray, statistic: object) -> tuple[float, float]:
+def _ratio(sums: np.ndarray, statistic: Callable[[np.ndarray], Any]) -> tuple[float, float]:
     if sums[:, 1:].sum(0).min() <= TINY:
         return np.nan, np.nan
-    value, error = jackknife(sums, statistic)  # type: ignore[arg-type]
+    value, error = jackknife(sums, statistic)
     return float(value), float(error)
 
 

@@ -120,7 +120,7 @@ def posterior_correlations(tree: xr.DataTree) -> PosteriorCorrelations:
         if (
             "z1_correlation_half" in moments
         ):  # of a sampler: of whole draws, as many as its worst mean has effective ones
-            effective = float(np.median(tree["sample_stats"]["ess_mean"].values))
+            effective = float(np.median(np.asarray(tree["sample_stats/ess_mean"].values)))
             units = np.asarray(moments["unit"].values, dtype=int)
             return PosteriorCorrelations(tree, units, "posterior_moments/z1_correlation", max(int(effective), 4), False)
         resampled = int(settings.get("resample") or 1) > 1

@@ -100,8 +100,8 @@ ANALYSES: dict[str, Analysis] = {
         Analysis(
             name="chain_convergence",
             title="When to believe the sampler",
-            about="Of a file made by a sampler of the model's own posterior: for which share of images its chains have met. They "
-            "have where the split R-hat of every mean is below 1.01, its effective sample size at least 400, and the "
+            about="Of a file made by a sampler of the model's own posterior: for which share of images its chains have met. "
+            "They have where the split R-hat of every mean is below 1.01, its effective sample size at least 400, and the "
             "rank-normalised R-hat, which sees spreads and tails as well, below 1.05 (Vehtari et al. 2021). Each number is the "
             "worst over all latents.",
             function=chain_convergence,

@@ -53,8 +53,12 @@ class Plain:
 
     def sweep(self, *, adapt: bool, cycles: int = 1) -> tuple[Tensor, Tensor]:
         """One Hamiltonian move; its acceptance probabilities and whether it diverged, ``(chain, image)``."""
-        self.u, probability, divergent = self.moves.move(lambda u: sum(self.joint(u)), self.u, adapt=adapt)
+        self.u, probability, divergent = self.moves.move(self._log_density, self.u, adapt=adapt)
         return probability, divergent
+
+    def _log_density(self, u: Tensor) -> Tensor:
+        log_prior, log_likelihood = self.joint(u)
+        return log_prior + log_likelihood
 
 
 class ChainStarter:
