@@ -129,11 +129,12 @@ def main() -> None:
             at_scale(name, arguments.images, Sampling(arguments.num_samples, arguments.warmup, 4, 0))
         )
         print(json.dumps(results["at_scale"][-1], indent=1), flush=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     for name in PAIRS:
         for which in ("collapsed", "joint", "gibbs"):
             results["samplers"].append(per_second(name, arguments.compared, which))
             print(json.dumps(results["samplers"][-1]), flush=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="hmc: the model's own posterior, sampled, and not the guide's (default: the guide)",
     )
-    parser.add_argument("--num-samples", type=at_least(1), default=350, metavar="N", help="draws of each chain (350)")
-    parser.add_argument("--warmup", type=at_least(1), default=150, metavar="N", help="transitions before them (150)")
-    parser.add_argument("--chains", type=at_least(1), default=4, metavar="N", help="chains of the sampler (4)")
+    parser.add_argument("--num-samples", type=at_least(1), metavar="N", help="draws of each chain of the sampler (350)")
+    parser.add_argument("--warmup", type=at_least(1), metavar="N", help="transitions before them (150)")
+    parser.add_argument("--chains", type=at_least(1), metavar="N", help="chains of the sampler (4)")
     parser.add_argument(
         "--moment-draws", type=at_least(2), default=64, metavar="N", help="draws of z2 for the moments of z1 (64)"
     )

@@ -38,6 +38,7 @@ from pyro_hvae.storage.provenance import git_revision, versions, without_places
 from pyro_hvae.storage.writing import check_target
 
 SAMPLERS = ("hmc",)
+DEFAULT_CHAINS = {"num_samples": 350, "warmup": 150, "chains": 4}
 GAP_STEPS = 200  # of refinement where the file itself is not refined
 
 
@@ -49,9 +50,9 @@ def export_posterior(
     draws: int = 0,
     resample: int | None = None,
     sampler: str | None = None,
-    num_samples: int = 350,
-    warmup: int = 150,
-    chains: int = 4,
+    num_samples: int | None = None,
+    warmup: int | None = None,
+    chains: int | None = None,
     moment_draws: int = 64,
     units: Sequence[int] = (),
     prior_samples: int = 64,
@@ -81,7 +82,8 @@ def export_posterior(
         Carlo that starts at the guide (:mod:`~pyro_hvae.sampling.posterior_chains`; ``docs/posterior-file.md``). Bound and
         KL in the file stay the guide's. Images whose chains did not converge are marked in ``sample_stats/converged`` and
         named in a warning. None for the guide.
-    :param num_samples, warmup, chains: of the sampler: draws of each chain, transitions before them, chains an image.
+    :param num_samples, warmup, chains: of the sampler alone: draws of each chain (350), transitions before them (150), chains
+        an image (4).
     :param units: z1 dimensions whose posterior correlation matrix is stored for every image.
     :param prior_samples: ancestral samples of the model to store.
     :param receptive_fields: images over which the gradient of the posterior mean of z1 is averaged
@@ -279,16 +281,32 @@ def _observed(chunk: xr.Dataset) -> dict[str, xr.Dataset]:
 
 
 def _sampling(
-    sampler: str | None, num_samples: int, warmup: int, chains: int, draws: int, *, resample: int | None, refine: int
+    sampler: str | None,
+    num_samples: int | None,
+    warmup: int | None,
+    chains: int | None,
+    draws: int,
+    *,
+    resample: int | None,
+    refine: int,
 ) -> Sampling | None:
+    given = {"num_samples": num_samples, "warmup": warmup, "chains": chains}
+    given = {name: whole_number(name, value, 1) for name, value in given.items() if value is not None}
     if sampler is None:
+        if given:
+            name, value = next(iter(given.items()))
+            raise HVAEError(
+                f"{name}={value} is of a sampler, and these are the guide's moments: give sampler='hmc' as well"
+            )
         return None
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
     if resample is not None or refine:
-        given = f"resample={resample}" if resample is not None else f"refine={refine}"
-        raise HVAEError(f"{given} changes the guide's draws; sampler={sampler!r} has its own: leave one of the two out")
-    return Sampling(num_samples, warmup, chains, draws)
+        option = f"resample={resample}" if resample is not None else f"refine={refine}"
+        raise HVAEError(
+            f"{option} changes the guide's draws; sampler={sampler!r} has its own: leave one of the two out"
+        )
+    return Sampling(**(DEFAULT_CHAINS | given), draws=draws)
 
 
 def _attributes(vae: HVAE, request: Request, seed: int, refine: int, sampling: Sampling | None) -> dict[str, Any]:

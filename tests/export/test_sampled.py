@@ -96,6 +96,7 @@ def test_guide_and_sampler_of_one_exact_pair_agree(exact):
     ("options", "message"),
     [
         (dict(sampler="nuts"), "sampler 'nuts'"),
+        (dict(sampler=None), "num_samples=200 is of a sampler"),
         (dict(chains=1), "at least 2 chains"),
         (dict(warmup=3), "of warm-up"),
         (dict(draws=10_000), "raise num_samples"),
