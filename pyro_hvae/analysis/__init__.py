@@ -9,6 +9,7 @@ from pyro_hvae.analysis.active_dimensions import active_dimensions
 from pyro_hvae.analysis.aggregate_posterior import aggregate_posterior
 from pyro_hvae.analysis.ancestral_samples import ancestral_samples
 from pyro_hvae.analysis.bound_terms import bound_terms
+from pyro_hvae.analysis.chain_convergence import chain_convergence
 from pyro_hvae.analysis.contextual_prior import contextual_prior
 from pyro_hvae.analysis.contrast_response import contrast_response
 from pyro_hvae.analysis.contrast_uncertainty import contrast_uncertainty
@@ -22,6 +23,7 @@ from pyro_hvae.analysis.layer_dependence import layer_dependence
 from pyro_hvae.analysis.modulation_fields import modulation_fields
 from pyro_hvae.analysis.neural_prediction import neural_prediction, read_responses
 from pyro_hvae.analysis.noise_correlations import noise_correlations
+from pyro_hvae.analysis.posterior_agreement import posterior_agreement
 from pyro_hvae.analysis.projective_fields import projective_fields
 from pyro_hvae.analysis.receptive_fields import receptive_fields
 from pyro_hvae.analysis.reconstruction import reconstructions
@@ -49,6 +51,7 @@ __all__ = [
     "ancestral_samples",
     "bound_by_particles",
     "bound_terms",
+    "chain_convergence",
     "collect",
     "contextual_prior",
     "contrast_response",
@@ -65,6 +68,7 @@ __all__ = [
     "neural_prediction",
     "noise_correlations",
     "open_posterior",
+    "posterior_agreement",
     "projective_fields",
     "read_responses",
     "receptive_fields",

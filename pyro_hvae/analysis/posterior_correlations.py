@@ -117,6 +117,12 @@ def posterior_correlations(tree: xr.DataTree) -> PosteriorCorrelations:
     settings = export_settings(tree)
     moments = tree["posterior_moments"]
     if "z1_correlation" in moments:
+        if (
+            "z1_correlation_half" in moments
+        ):  # of a sampler: of whole draws, as many as its worst mean has effective ones
+            effective = float(np.median(np.asarray(tree["sample_stats/ess_mean"].values)))
+            units = np.asarray(moments["unit"].values, dtype=int)
+            return PosteriorCorrelations(tree, units, "posterior_moments/z1_correlation", max(int(effective), 4), False)
         resampled = int(settings.get("resample") or 1) > 1
         count = settings.get("draws" if resampled else "moment_draws")
         if not resampled and count:

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.analysis import style
+from pyro_hvae.analysis.chain_convergence import sampled
 from pyro_hvae.analysis.reading import export_settings, image_sets, selected
 from pyro_hvae.analysis.results import quantity, result
 from pyro_hvae.analysis.uncertainty import binomial_interval, median_and_interval
@@ -36,8 +37,10 @@ def trust(tree: xr.DataTree) -> xr.Dataset:
     Raises
     ------
     HVAEError
-        Where the file has neither kind of weights, or no image a k-hat.
+        Where the file has neither kind of weights (a sampler's has none), or no image a k-hat.
     """
+    if sampled(tree):
+        raise HVAEError("the file is of a sampler, which has no weights; chain_convergence says when to believe it")
     weights = _of_draws(tree) if "sample_stats" in tree.children else _of_evidence(tree)
     if not weights.count:
         raise HVAEError("the file does not say of how many importance weights its k-hat is; export it again")

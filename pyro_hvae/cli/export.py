@@ -42,6 +42,14 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         "--resample", type=at_least(1), metavar="K", help="choose each draw among K proposals by importance weight"
     )
     parser.add_argument(
+        "--sampler",
+        metavar="NAME",
+        help="hmc: the model's own posterior, sampled, and not the guide's (default: the guide)",
+    )
+    parser.add_argument("--num-samples", type=at_least(1), metavar="N", help="draws of each chain of the sampler (350)")
+    parser.add_argument("--warmup", type=at_least(1), metavar="N", help="transitions before them (150)")
+    parser.add_argument("--chains", type=at_least(1), metavar="N", help="chains of the sampler (4)")
+    parser.add_argument(
         "--moment-draws", type=at_least(2), default=64, metavar="N", help="draws of z2 for the moments of z1 (64)"
     )
     parser.add_argument("--units", type=at_least(0), nargs="*", default=(), metavar="J", help="z1 units to correlate")
@@ -134,6 +142,10 @@ def run(arguments: argparse.Namespace) -> int:
         concatenate(*sets),
         draws=arguments.draws,
         resample=arguments.resample,
+        sampler=arguments.sampler,
+        num_samples=arguments.num_samples,
+        warmup=arguments.warmup,
+        chains=arguments.chains,
         moment_draws=arguments.moment_draws,
         units=arguments.units,
         receptive_fields=arguments.receptive_fields,

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from pyro_hvae.arguments import checked, contiguous, whole_number
 from pyro_hvae.densities.matching import matched
-from pyro_hvae.errors import HVAEError
+from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.export.gap import PARTS
 from pyro_hvae.export.gap import gap as split_gap
 from pyro_hvae.export.guide_gradient import guide_gradient
@@ -25,6 +26,7 @@ from pyro_hvae.export.model_fields import constants
 from pyro_hvae.export.moments import Moments, Request
 from pyro_hvae.export.refinement import TOGETHER, RefinedGuide, all_together
 from pyro_hvae.export.refinement import refine as refine_guide
+from pyro_hvae.export.sampled import SampledMoments, Sampling
 from pyro_hvae.programs import HVAE, GenerativeModel
 from pyro_hvae.programs.images import Images, flattened
 from pyro_hvae.sampling.evidence import evidence_importance_sampling
@@ -35,6 +37,8 @@ from pyro_hvae.storage.labels import storable
 from pyro_hvae.storage.provenance import git_revision, versions, without_places
 from pyro_hvae.storage.writing import check_target
 
+SAMPLERS = ("hmc",)
+DEFAULT_CHAINS = {"num_samples": 350, "warmup": 150, "chains": 4}
 GAP_STEPS = 200  # of refinement where the file itself is not refined
 
 
@@ -45,6 +49,10 @@ def export_posterior(
     *,
     draws: int = 0,
     resample: int | None = None,
+    sampler: str | None = None,
+    num_samples: int | None = None,
+    warmup: int | None = None,
+    chains: int | None = None,
     moment_draws: int = 64,
     units: Sequence[int] = (),
     prior_samples: int = 64,
@@ -70,6 +78,12 @@ def export_posterior(
     :param draws: posterior draws an image to store, with their log weights, densities, k-hat; 0 for none.
     :param resample: importance resampling: each draw is one of this many proposals, chosen by weight (Algorithm 2 of
         Vas 2024). Moments, too, are then self-normalised over such groups, ``draws`` of them.
+    :param sampler: ``"hmc"``: moments and draws are of the model's own posterior and not of the guide, by Hamiltonian Monte
+        Carlo that starts at the guide (:mod:`~pyro_hvae.sampling.posterior_chains`; ``docs/posterior-file.md``). Bound and
+        KL in the file stay the guide's. Images whose chains did not converge are marked in ``sample_stats/converged`` and
+        named in a warning. None for the guide.
+    :param num_samples, warmup, chains: of the sampler alone: draws of each chain (350), transitions before them (150), chains
+        an image (4).
     :param units: z1 dimensions whose posterior correlation matrix is stored for every image.
     :param prior_samples: ancestral samples of the model to store.
     :param receptive_fields: images over which the gradient of the posterior mean of z1 is averaged
@@ -95,10 +109,10 @@ def export_posterior(
     if path is None:
         with tempfile.TemporaryDirectory() as folder:
             tree = export_posterior(
-                vae, images, draws=draws, resample=resample, moment_draws=moment_draws, units=units,
-                prior_samples=prior_samples, receptive_fields=receptive_fields, evidence=evidence,
-                evidence_images=evidence_images, refine=refine, gap=gap, yardsticks=yardsticks, transform=transform,
-                path=Path(folder) / "posterior.nc", seed=seed,
+                vae, images, draws=draws, resample=resample, sampler=sampler, num_samples=num_samples, warmup=warmup,
+                chains=chains, moment_draws=moment_draws, units=units, prior_samples=prior_samples,
+                receptive_fields=receptive_fields, evidence=evidence, evidence_images=evidence_images, refine=refine, gap=gap,
+                yardsticks=yardsticks, transform=transform, path=Path(folder) / "posterior.nc", seed=seed,
             )  # fmt: skip
             with tree:
                 loaded = tree.load()
@@ -110,36 +124,40 @@ def export_posterior(
         images = images.test
     dataset = _dataset(images, vae.pixels)
     request = _check(vae, draws, resample, moment_draws, units)
+    sampling = _sampling(sampler, num_samples, warmup, chains, draws, resample=resample, refine=refine)
     for name, count in (("refine", refine), ("gap", gap), ("receptive_fields", receptive_fields)):
         whole_number(name, count)
     whole_number("prior_samples", prior_samples, 1)
     judged = _judged(dataset.sizes["image"], evidence, evidence_images)
     device = next(vae.parameters()).device
-    attrs = _attributes(vae, request, seed, refine)
+    attrs = _attributes(vae, request, seed, refine, sampling)
     attrs |= {name: dataset.attrs[name] for name in TEXTURE_ATTRIBUTES if name in dataset.attrs}
     partial = not isinstance(vae.model, GenerativeModel)
     writer = posterior_file.PosteriorWriter(path, attrs, overwrite=overwrite, partial=partial)
     devices = [device] if device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), writer:
         torch.manual_seed(seed)
-        moments = Moments(vae, dataset, request, device)
+        moments = Moments(vae, dataset, replace(request, draws=0) if sampling else request, device)
         moments.chunk = min(moments.chunk, TOGETHER) if refine else moments.chunk
+        made = SampledMoments(moments, sampling, dataset.sizes["image"]) if sampling else moments
         split = np.isin(np.arange(dataset.sizes["image"]), _spread(np.arange(dataset.sizes["image"]), gap))
-        for start in range(0, dataset.sizes["image"], moments.chunk):
-            chunk = dataset.isel(image=slice(start, start + moments.chunk))
+        for start in range(0, dataset.sizes["image"], made.chunk):
+            chunk = dataset.isel(image=slice(start, start + made.chunk))
             pair = moments.vae = refine_guide(vae, moments.images(chunk), refine, seed=seed + start) if refine else vae
-            groups = moments.of(chunk) | _observed(chunk)
+            groups = made.of(chunk) | _observed(chunk)
             if evidence:
-                here = judged[start : start + moments.chunk]
+                here = judged[start : start + made.chunk]
                 found = _evidence(pair, moments.images(chunk), here, evidence, seed + 1 + start)
                 groups["evidence"] = found.assign_attrs(images=int(judged.sum()))
             if gap:
-                here = split[start : start + moments.chunk]
+                here = split[start : start + made.chunk]
                 groups["gap"] = _gap(vae, moments.images(chunk), here, refine or GAP_STEPS, seed + 2 + start)
             if yardsticks is not None:
                 groups["yardsticks"] = _yardsticks(yardsticks, chunk)
             writer.append(groups)
         moments.vae = vae
+        if isinstance(made, SampledMoments):
+            made.warn()
         writer.write(constants(vae, transform, prior_samples))
         if receptive_fields and "z1" in vae.latents:
             writer.write(_receptive_fields(vae, moments, dataset, receptive_fields))
@@ -262,7 +280,36 @@ def _observed(chunk: xr.Dataset) -> dict[str, xr.Dataset]:
     return groups | ({"constant_data": xr.Dataset(coords=labels)} if labels else {})
 
 
-def _attributes(vae: HVAE, request: Request, seed: int, refine: int) -> dict[str, Any]:
+def _sampling(
+    sampler: str | None,
+    num_samples: int | None,
+    warmup: int | None,
+    chains: int | None,
+    draws: int,
+    *,
+    resample: int | None,
+    refine: int,
+) -> Sampling | None:
+    given = {"num_samples": num_samples, "warmup": warmup, "chains": chains}
+    given = {name: whole_number(name, value, 1) for name, value in given.items() if value is not None}
+    if sampler is None:
+        if given:
+            name, value = next(iter(given.items()))
+            raise HVAEError(
+                f"{name}={value} is of a sampler, and these are the guide's moments: give sampler='hmc' as well"
+            )
+        return None
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
+    if resample is not None or refine:
+        option = f"resample={resample}" if resample is not None else f"refine={refine}"
+        raise HVAEError(
+            f"{option} changes the guide's draws; sampler={sampler!r} has its own: leave one of the two out"
+        )
+    return Sampling(**(DEFAULT_CHAINS | given), draws=draws)
+
+
+def _attributes(vae: HVAE, request: Request, seed: int, refine: int, sampling: Sampling | None) -> dict[str, Any]:
     config, training = vae.config, vae.record
     objective = training.get("objective", {})
     posterior = {
@@ -272,10 +319,13 @@ def _attributes(vae: HVAE, request: Request, seed: int, refine: int) -> dict[str
         "refine": refine,
         "seed": seed,
     }
+    if sampling is not None:
+        posterior |= {"sampler": "hmc"} | asdict(sampling)
+    guide = config["guide"]["class"] + (f", refined by {refine} steps an image" if refine else "")
     return {
         "preset": vae.preset or "",
         "model": config["model"]["class"],
-        "guide": config["guide"]["class"] + (f", refined by {refine} steps an image" if refine else ""),
+        "guide": guide if sampling is None else f"HMC, started at {guide}",
         "configuration": json.dumps(without_places({"vae": config, "training": training, "posterior": posterior})),
         "objective": objective.get("class", ""),
         "particles": objective.get("num_particles", 0),

@@ -12,7 +12,7 @@ import xarray as xr
 from pyro_hvae.analysis.gabor_fits import WELL_FITTED
 
 #: Analyses whose results the sentences are made of.
-FOUND_FROM = ("active_dimensions", "gabor_fits", "texture_decoding", "trust")
+FOUND_FROM = ("active_dimensions", "gabor_fits", "texture_decoding", "trust", "chain_convergence")
 MOST = 0.5  # share of units, or of images, from which on a finding is of "most" of them
 BELIEVED = 0.9  # share of the images of every set whose moments can be trusted
 
@@ -83,6 +83,15 @@ def _z2(results: Mapping[str, xr.Dataset], reasons: Mapping[str, str]) -> str:
 
 
 def _posterior(results: Mapping[str, xr.Dataset], reasons: Mapping[str, str]) -> str:
+    if "chain_convergence" in results:  # the model's own posterior, sampled
+        met, verdict = (
+            float(results["chain_convergence"]["converged"].min()),
+            results["chain_convergence"].attrs["verdict"],
+        )
+        finding = (
+            "can be believed" if met >= BELIEVED else "can be believed in part" if met > MOST else "cannot be believed"
+        )
+        return f"The posterior {finding}, being the model's own: {verdict[0].lower()}{verdict[1:]}"
     if "trust" not in results:
         return f"Whether the posterior can be believed cannot be said: {_reason('trust', reasons)}"
     worst = float(results["trust"]["trusted"].min())

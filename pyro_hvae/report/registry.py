@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import xarray as xr
 
@@ -11,6 +12,7 @@ from pyro_hvae.analysis.active_dimensions import active_dimensions, plot_active_
 from pyro_hvae.analysis.aggregate_posterior import aggregate_posterior, plot_aggregate_posterior
 from pyro_hvae.analysis.ancestral_samples import ancestral_samples, plot_ancestral_samples
 from pyro_hvae.analysis.bound_terms import bound_terms, plot_bound_terms
+from pyro_hvae.analysis.chain_convergence import chain_convergence, plot_chain_convergence
 from pyro_hvae.analysis.contextual_prior import contextual_prior, plot_contextual_prior
 from pyro_hvae.analysis.gabor_fits import gabor_fits, plot_gabor_fits
 from pyro_hvae.analysis.guide_audit import guide_audit, plot_guide_audit
@@ -20,6 +22,7 @@ from pyro_hvae.analysis.layer_dependence import layer_dependence, plot_layer_dep
 from pyro_hvae.analysis.modulation_fields import modulation_fields, plot_modulation_fields
 from pyro_hvae.analysis.noise_correlations import noise_correlations
 from pyro_hvae.analysis.noise_correlations_figure import plot_noise_correlations
+from pyro_hvae.analysis.posterior_agreement import plot_posterior_agreement, posterior_agreement
 from pyro_hvae.analysis.projective_fields import plot_projective_fields, projective_fields
 from pyro_hvae.analysis.receptive_fields import plot_receptive_fields, receptive_fields
 from pyro_hvae.analysis.reconstruction import plot_reconstruction, reconstructions
@@ -94,6 +97,18 @@ ANALYSES: dict[str, Analysis] = {
                 Variable("sample_stats", "ess") | Variable("evidence", "ess"),
             ),
             headlines=(Headline("trusted"),),
+        ),
+        Analysis(
+            name="chain_convergence",
+            title="When to believe the sampler",
+            about="Of a file made by a sampler of the model's own posterior: for which share of images its chains have met. "
+            "They have where the split R-hat of every mean is below 1.01, its effective sample size at least 400, and the "
+            "rank-normalised R-hat, which sees spreads and tails as well, below 1.05 (Vehtari et al. 2021). Each number is the "
+            "worst over all latents.",
+            function=chain_convergence,
+            plot=plot_chain_convergence,
+            needs=(Variable("sample_stats", "converged"),),
+            headlines=(Headline("converged"),),
         ),
         Analysis(
             name="bound_terms",
@@ -347,12 +362,13 @@ AUDIT_ANALYSES: dict[str, Analysis] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of several files: ``function(results)`` of what the analysis ``of`` gave on each, ``plot(dataset)``."""
+    """One figure of several files: ``function(results)`` of what the analysis ``of`` gave on each, or of the opened files
+    themselves where that is None; ``plot(dataset)``."""
 
     name: str
     title: str
-    of: Analysis
-    function: Callable[[Sequence[xr.Dataset]], xr.Dataset]
+    of: Analysis | None
+    function: Callable[[Sequence[Any]], xr.Dataset]
     plot: Callable[[xr.Dataset], Picture]
 
 
@@ -372,6 +388,13 @@ COMPARISONS: dict[str, Comparison] = {
             of=ANALYSES["active_dimensions"],
             function=active_by_size,
             plot=plot_active_by_size,
+        ),
+        Comparison(
+            name="posterior_agreement",
+            title="How much of each guide's posterior is real",
+            of=None,
+            function=posterior_agreement,
+            plot=plot_posterior_agreement,
         ),
     )
 }

@@ -97,7 +97,7 @@ def analyse(
         compared = {
             comparison.name: picture
             for comparison in COMPARISONS.values()
-            if (picture := _compare(comparison, outcomes.get(comparison.of.name, [])))
+            if (picture := _compare(comparison, _compared(comparison, opened, outcomes)))
         }
         text = page(opened, found, outcomes, {COMPARISONS[name].title: picture for name, picture in compared.items()})
     pictures = {
@@ -143,7 +143,7 @@ def _attempt(analysis: Analysis, file: ReportedFile) -> Outcome:
     outcome = Outcome(file)
     try:
         dataset = analysis.run(file.tree)
-        if analysis.name in {comparison.of.name for comparison in COMPARISONS.values()} | {
+        if analysis.name in {comparison.of.name for comparison in COMPARISONS.values() if comparison.of} | {
             *file.kind.opening.found_from
         }:
             outcome.dataset = dataset
@@ -163,9 +163,18 @@ def _attempt(analysis: Analysis, file: ReportedFile) -> Outcome:
     return outcome
 
 
-def _compare(comparison: Comparison, outcomes: Sequence[Outcome]) -> tuple[bytes, str] | None:
+def _compared(
+    comparison: Comparison, files: Sequence[ReportedFile], outcomes: Mapping[str, Sequence[Outcome]]
+) -> list[Any]:
+    """What a comparison is made of: results of its analysis, or files of the kind that analyses of posterior files take."""
+    if comparison.of is None:
+        return [file.tree for file in files if file.kind is KINDS[0]]
+    found = outcomes.get(comparison.of.name, [])
+    return [outcome.dataset for outcome in found if outcome.dataset is not None and outcome.png]
+
+
+def _compare(comparison: Comparison, found: Sequence[Any]) -> tuple[bytes, str] | None:
     """PNG and caption of a figure of several files; None where they are not of the kind it compares."""
-    found = [outcome.dataset for outcome in outcomes if outcome.dataset is not None and outcome.png]
     if len(found) < 2:
         return None
     try:

@@ -25,6 +25,7 @@ from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs.images import Images, images_for
 from pyro_hvae.programs.models import GenerativeModel
+from pyro_hvae.sampling.collapsed import UpperLayers
 from pyro_hvae.sampling.convergence import chains_tree, seeded
 from pyro_hvae.sampling.hmc import StepSize, check_counts, hmc
 
@@ -91,19 +92,17 @@ def gibbs(
     return chains_tree(kept, statistics, attrs)
 
 
-class _Sweep:
+class _Sweep(UpperLayers):
     """The state of all chains and the transitions on it."""
 
     def __init__(self, model: GenerativeModel, x: Tensor, chains: int, leapfrog_steps: int, settle: float):
-        self.model, self.x, self.leapfrog_steps = model, x, leapfrog_steps
+        super().__init__(model)
+        self.x, self.leapfrog_steps = x, leapfrog_steps
         self.images = LinearGaussianDraw.of(model.A, model.sigma)
         self.upper = x.new_zeros(chains, len(x), 0)
         self.moves: dict[str, StepSize] = {}
         if model.layers > 1:
-            z = {model.layers: model.prior().sample((chains, len(x)))}
-            for l in range(model.layers - 1, 1, -1):
-                z[l] = model.conditionals[l - 1](z[l + 1]).sample()
-            self.upper = torch.cat([z[l] for l in range(2, model.layers + 1)], -1)
+            self.upper = self.draw_upper((chains, len(x)))
             start = 0.5 / self.upper.shape[-1] ** 0.25
             self.moves = {name: StepSize(len(x), start, x, settle=settle) for name in (Z1_HELD, INNOVATION_HELD)}
         p = self.p_z1(self.upper)
@@ -111,21 +110,6 @@ class _Sweep:
 
     def sites(self) -> dict[str, Tensor]:
         return {"z1": self.z1} | {f"z{l}": z for l, z in self.split(self.upper).items()}
-
-    def split(self, upper: Tensor) -> dict[int, Tensor]:
-        return dict(enumerate(upper.split(self.model.dims[1:], -1), start=2)) if self.model.layers > 1 else {}
-
-    def p_z1(self, upper: Tensor) -> torch.distributions.Distribution:
-        """p(z1 | z2)."""
-        return self.model.conditionals[0](self.split(upper)[2]) if self.model.layers > 1 else self.model.prior()
-
-    def log_upper(self, upper: Tensor) -> Tensor:
-        """log p(z2, …, zL), ``(chain, image)``."""
-        z, top = self.split(upper), self.model.layers
-        total = self.model.prior().log_prob(z[top])
-        for l in range(2, top):
-            total = total + self.model.conditionals[l - 1](z[l + 1]).log_prob(z[l])
-        return total
 
     def log_likelihood(self, upper: Tensor, z1: Tensor) -> Tensor:
         """log p(x | z1, …, zL) up to a constant, ``(chain, image)``."""

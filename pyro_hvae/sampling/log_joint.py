@@ -51,15 +51,27 @@ class Joint:
         return self._run(lambda site, fn, transform: transform.inv(fn.sample())).u
 
     def whiten(self, z: Mapping[str, Tensor]) -> Tensor:
-        """u at latents ``{site: (image, *event)}``, the same for every chain."""
+        """u at latents ``{site: (image, *event)}``, the same for every chain, or ``(chain, image, *event)``."""
         return self._run(lambda site, fn, transform: transform.inv(z[site].expand(*self._batch, *fn.event_shape))).u
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(u) and log p(x | u), each ``(chain, image)``."""
+        run = self._at(u)
+        return run.log_prior, run.log_likelihood
+
+    def latents(self, u: Tensor) -> dict[str, Tensor]:
+        """The latents at u, ``{site: (chain, image, *event)}``."""
+        return self._at(u).values
+
+    def predicted(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of p(x | u), ``(chain, image, *event of x)``."""
+        fn = self._at(u).image
+        return fn.mean, fn.variance
+
+    def _at(self, u: Tensor) -> _Whitened:
         sizes = [shape.numel() for shape in self._layout.values()]
         parts = dict(zip(self._layout, u.split(sizes, -1), strict=True))
-        run = self._run(lambda site, fn, transform: parts[site].reshape(*self._batch, *self._layout[site]))
-        return run.log_prior, run.log_likelihood
+        return self._run(lambda site, fn, transform: parts[site].reshape(*self._batch, *self._layout[site]))
 
     def _run(self, place: Callable[[str, TorchDistribution, Transform], Tensor]) -> _Whitened:
         handler = _Whitened(place, self._batch)
@@ -87,6 +99,8 @@ class _Whitened(Messenger):
         self.place, self.batch = place, batch
         self.parts: list[Tensor] = []
         self.events: dict[str, torch.Size] = {}
+        self.values: dict[str, Tensor] = {}
+        self.image: Any = None
         self.observed = False
         self.log_prior: Any = 0.0
         self.log_likelihood: Any = 0.0
@@ -97,7 +111,7 @@ class _Whitened(Messenger):
         fn, name = msg["fn"], msg["name"]
         self._check(name, fn, msg["scale"])
         if msg["is_observed"]:
-            self.observed = True
+            self.observed, self.image = True, fn
             density = fn.log_prob(msg["value"])
             self.log_likelihood = self.log_likelihood + scale_and_mask(density, mask=msg["mask"])
             return
@@ -105,6 +119,7 @@ class _Whitened(Messenger):
         u = self.place(name, fn, transform)
         msg["value"], msg["done"] = transform(u), True
         self.parts.append(u)
+        self.values[name] = msg["value"]
         self.events[name] = u.shape[len(self.batch) :]
         density = fn.log_prob(msg["value"]) + transform.log_abs_det_jacobian(u, msg["value"])
         self.log_prior = self.log_prior + scale_and_mask(density, mask=msg["mask"])

@@ -40,6 +40,10 @@ ROOT_ATTRIBUTES = (
 )
 #: Labels of images, coordinates of ``constant_data`` along ``image``; present where known.
 LABELS = ("family", "split", "source", "row", "column", "radius")
+#: Of files made by a sampler, per image: the worst over all latents, and whether the image converged (1) or not (0).
+CHAIN_STATISTICS = (
+    "r_hat", "r_hat_mean", "ess_bulk", "ess_tail", "ess_mean", "converged", "divergences", "acceptance_rate",
+)  # fmt: skip
 
 CHUNK_IN_MEMORY = 2**25  # bytes of a variable that are held at a time when a file is read in chunks
 
@@ -76,8 +80,12 @@ def optional_schema(names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]
         fields |= dict.fromkeys(("z2_to_z1_location", "z2_to_z1_log_scale"), ("z2_dim", "z1_dim"))
     return {
         "posterior": {name: (*drawn, f"{name}_dim") for name in names},
-        "posterior_moments": {"z1_correlation": ("image", "unit", "unit_bis")},
-        "sample_stats": {"log_weight": drawn, **dict.fromkeys(("ess", "pareto_k"), ("image",))},
+        "posterior_moments": {
+            "z1_correlation": ("image", "unit", "unit_bis"),
+            "z1_correlation_half": ("image", "half", "unit", "unit_bis"),
+            **{f"{name}_{moment}_se": ("image", f"{name}_dim") for name in names for moment in ("mean", "variance")},
+        },
+        "sample_stats": {"log_weight": drawn, **dict.fromkeys(("ess", "pareto_k", *CHAIN_STATISTICS), ("image",))},
         "log_density": densities,
         "log_likelihood": {"x": drawn},
         "observed_data": dict.fromkeys(("mask", "original"), ("image", "pixel")),

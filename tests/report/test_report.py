@@ -41,7 +41,7 @@ FUNCTIONS = {
     "ancestral_samples": "ancestral_samples",
 }
 APPLY = set(FUNCTIONS)
-LACKING = {"inpainting", "inference_gap"}
+LACKING = {"inpainting", "inference_gap", "chain_convergence"}
 KEYS = {"analysis", "name", "title", "value", "n", "unit", "file"}
 #: The pictures with which the report of a posterior file begins.
 OPENING = ("projective_fields", "modulation_fields", "texture_decoding", "trust")
