@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 import pyro_hvae as hvae
+from pyro_hvae.programs import MarkovModel, TopDownGuide
 from pyro_hvae.stimuli import PatchData, patch_dataset
 
 RESULTS = Path(__file__).parents[1] / "results" / "reliability.json"
@@ -24,8 +25,17 @@ SIDE = 4
 
 
 def tiny_pair(seed: int = 0) -> hvae.HVAE:
-    """A two-layer pair over 4×4 patches."""
-    return hvae.build("TDVAE20", pixels=SIDE**2, dim_z1=6, dim_z2=3, seed=seed)
+    """A two-layer pair over 4×4 patches, its networks of a few units."""
+    return pair_of((6, 3), seed)
+
+
+def pair_of(dims: tuple[int, int], seed: int) -> hvae.HVAE:
+    """The tiny pair with other layers."""
+    sizes = dict(pixels=SIDE**2, dims=dims)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        guide = TopDownGuide(**sizes, hidden_x=((8,), (5,)), hidden_z=((5,),), hidden_joint=((8,),))
+        return hvae.HVAE(MarkovModel(**sizes, hidden=((7,),)), guide)
 
 
 def tiny_data(train: int = 200, test: int = 40, size: int = SIDE) -> PatchData:

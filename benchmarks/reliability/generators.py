@@ -81,7 +81,9 @@ def digest(value: Any) -> str:
 def damage(content: bytes, rng: random.Random) -> tuple[bytes, str]:
     """Content with one kind of damage."""
     n = len(content)
-    kind = rng.choice(["flip", "flip", "flip", "flips", "truncate", "zeros", "repeat", "swap", "insert", "empty", "head"])
+    kind = rng.choice(
+        ["flip", "flip", "flip", "flips", "truncate", "zeros", "repeat", "swap", "insert", "empty", "head"]
+    )
     new = bytearray(content)
     if kind == "flip":
         at = rng.randrange(n)
@@ -180,7 +182,7 @@ class Material:
         )  # fmt: skip
         self.run, self.other = folder / "run", folder / "other"
         hvae.fit(vae, PATCHES, **fits, out=self.run)
-        wider = hvae.build("TDVAE20", pixels=16, dim_z1=7, dim_z2=3, seed=1)
+        wider = common.pair_of((7, 3), 1)
         hvae.fit(wider, PATCHES, **fits, out=self.other)
         self.files = {
             "posterior.nc": open_all(lambda p: hvae.export_posterior(vae, PATCHES, draws=2, moment_draws=2, path=p)),
@@ -254,8 +256,10 @@ def damaged_run(material: Material, rng: random.Random, folder: Path) -> Case:
     run = folder / "run"
     shutil.copytree(material.run, run)
     newest = max(run.glob("checkpoints/*"))
-    file = rng.choice([run / "config.json", run / "heldout.nc", run / "history.nc", run / "transform.nc", newest, newest])
-    if rng.random() < 0.05:
+    file = rng.choice(
+        [run / "config.json", run / "heldout.nc", run / "history.nc", run / "transform.nc", newest, newest]
+    )
+    if rng.random() < 0.05 and file != newest:  # without the newest checkpoint it is the run as it was before
         file.unlink()
         what = "removed"
     else:
@@ -280,7 +284,12 @@ def mixed_run(material: Material, rng: random.Random, folder: Path) -> Case:
     """A run with a file of another run, of another shape."""
     run = folder / "run"
     shutil.copytree(material.run, run)
-    names = ["config.json", "checkpoints/step-00000004.safetensors", "checkpoints/step-00000002.safetensors", "heldout.nc"]
+    names = [
+        "config.json",
+        "checkpoints/step-00000004.safetensors",
+        "checkpoints/step-00000002.safetensors",
+        "heldout.nc",
+    ]
     name = rng.choice(names)
     to = rng.choice([name, rng.choice(names)])
     shutil.copy((material.other if rng.random() < 0.7 else run) / name, run / "between")
@@ -381,5 +390,3 @@ def promise(material: Material, rng: random.Random, folder: Path) -> Case:
     read = read_picture if "." not in kind else material.read
     # An .npy file is mapped, not read: what it promises is compared with what it holds.
     return Case(lambda: read(target), "none", (str(target),), f"{kind} {n}")
-
-

@@ -106,7 +106,9 @@ def batch(family: str, seeds: list[int], material: g.Material, folder: Path) -> 
     grown, todo = 0, list(seeds)
     while todo:
         read, write = os.pipe()
-        pid = common.child(lambda t=tuple(todo), w=write: read_cases(family, list(t), material, w, folder), folder / "log")
+        pid = common.child(
+            lambda t=tuple(todo), w=write: read_cases(family, list(t), material, w, folder), folder / "log"
+        )
         os.close(write)
         os.set_blocking(read, False)
         buffer, last, current, hung = b"", time.monotonic(), None, False

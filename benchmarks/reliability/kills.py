@@ -203,9 +203,7 @@ def campaign(name: str, kills: int, seed: int) -> None:
             print(name, done, row, flush=True)
 
 
-def _chain(
-    mode: Mode, folder: Path, reference: Path, took: float, rng: random.Random, most: int
-) -> dict[str, Any]:
+def _chain(mode: Mode, folder: Path, reference: Path, took: float, rng: random.Random, most: int) -> dict[str, Any]:
     folder.mkdir()
     row: dict[str, Any] = {"kills": 0, "while_writing": 0, "left_partial": 0, "faults": [], "exits": []}
     while True:

@@ -76,7 +76,9 @@ def training_options(material: Material, rng: random.Random, folder: Path) -> Ca
 def images(material: Material, rng: random.Random, folder: Path) -> Case:
     """Arrays of images of any shape, type, order and content, to export: right is what float32 (image, pixel) gives."""
     generator = np.random.default_rng(rng.randrange(2**32))
-    shape = rng.choice([(3, 16), (3, 4, 4), (16,), (1, 16), (4, 4), (2, 16, 1), (3, 15), (0, 16), (3, 4, 5), (), (2, 2, 2, 4)])
+    shape = rng.choice(
+        [(3, 16), (3, 4, 4), (16,), (1, 16), (4, 4), (2, 16, 1), (3, 15), (0, 16), (3, 4, 5), (), (2, 2, 2, 4)]
+    )
     dtype = rng.choice(["f4", "f8", ">f4", ">f8", "f2", "i4", "u1", "b", "U3", "O", "c8", "M8[s]"])
     values = generator.standard_normal(shape) * 2
     with np.errstate(all="ignore"):
