@@ -2,8 +2,8 @@
 
     python benchmarks/reliability/inputs.py [--only FAMILY,...] [--scale 1.0] [--seed 0] [--case FAMILY:SEED]
 
-Every case is made from (family, seed) alone. Cases are read in forked workers whose address space may grow by ``MEMORY`` and which
-are ended after ``SECONDS`` without an answer; a worker that dies names the case it was at, and the rest goes on in another one.
+Every case is made from (family, seed) alone. Cases are read in forked workers whose address space may grow by ``MEMORY`` and
+which are ended after ``SECONDS`` without an answer; a worker that dies names the case it was at, and the rest goes on in another one.
 A batch of cases is a row of ``benchmarks/results/reliability.json``; batches that stand there are not read again.
 """
 

@@ -57,7 +57,7 @@ def training_options(material: Material, rng: random.Random, folder: Path) -> Ca
     for name in rng.sample(sorted(OPTIONS), rng.choice([0, 1, 1, 2])):
         options[name] = rng.choice(WRONG)
     if not isinstance(options["steps"], int | np.integer) or options["steps"] > 5:
-        options["steps"] = rng.choice([-1, 0, "x", None and 1, 2.5])
+        options["steps"] = rng.choice([-1, 0, "x", None, 2.5])
 
     def read() -> Any:
         run = folder / "run"

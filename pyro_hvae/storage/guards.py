@@ -19,8 +19,32 @@ RATIO = 100
 JSON_LIMIT = 64 * 2**20
 #: Codecs of zarr that run nothing: others (``pickle`` above all) are programs, or read elsewhere.
 CODECS = frozenset(
-    "blosc zlib gzip bz2 lzma lz4 zstd shuffle bitround delta fixedscaleoffset quantize packbits astype crc32 crc32c adler32 "
-    "fletcher32 vlen-utf8 vlen-bytes vlen-array bytes".split()
+    {
+        "blosc",
+        "zlib",
+        "gzip",
+        "bz2",
+        "lzma",
+        "lz4",
+        "zstd",
+        "shuffle",
+        "bitround",
+        "delta",
+        "fixedscaleoffset",
+        "quantize",
+    }
+    | {
+        "packbits",
+        "astype",
+        "crc32",
+        "crc32c",
+        "adler32",
+        "fletcher32",
+        "vlen-utf8",
+        "vlen-bytes",
+        "vlen-array",
+        "bytes",
+    }
 )
 
 
