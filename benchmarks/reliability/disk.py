@@ -2,8 +2,8 @@
 
     python benchmarks/reliability/disk.py [--only full,failing,readonly,vanishing,clock,together]
 
-Nothing may be lost but what was trained since the newest checkpoint: after each fault the run is resumed, and has to end bit for bit
-as one that was left alone. A full disk is a small tmpfs where this process may mount one, else a limit on the size of files.
+Nothing may be lost but what was trained since the newest checkpoint: after each fault the run is resumed, and has to end bit
+for bit as one that was left alone. A full disk is a small tmpfs where this process may mount one, else a limit on the size of files.
 Results: ``benchmarks/results/reliability.json``.
 """
 
@@ -28,7 +28,6 @@ import kills
 
 import pyro_hvae as hvae
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.training.run_directory import RunDirectory
 from pyro_hvae.training.training_loop import Loop
 
 OPTIONS = kills.training(30, False)
@@ -108,7 +107,7 @@ def full(folder: Path, reference: Path) -> None:
                 there, left = (disk / name).exists(), [p.name for p in kills.partials(disk)]
             finally:
                 subprocess.run(["umount", str(disk)], check=False)
-            ok = first.startswith("refused") and not there and not left or first == "ended" and there
+            ok = not left and there == (first == "ended") and not first.startswith("fault")
             note("full disk", {"kind": f"export {name}, {kib} KiB", "first": first, "left": left, "ok": ok})
 
 

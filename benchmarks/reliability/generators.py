@@ -12,9 +12,10 @@ import json
 import random
 import shutil
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from pyro_hvae.stimuli import PatchData, natural_patches, read_pickle
 from pyro_hvae.stimuli.readers import read_arrays, read_luminance
 from pyro_hvae.storage.audit_file import open_audit
 from pyro_hvae.storage.posterior_file import open_posterior
-from pyro_hvae.training.run_directory import RunDirectory
+from pyro_hvae.training.recorded import fingerprint
+from pyro_hvae.training.run_directory import Checkpoint, RunDirectory
 
 Result = Any
 
@@ -198,6 +200,7 @@ class Material:
         for name, write in self.files.items():
             write(folder / name)
         pictures(folder, np.random.default_rng(1))
+        bomb(folder / "bomb.npz")
         self.right = {name: self.read(folder / name) for name in self.files}
         self.right["run"] = read_run(self.run)
         copy = folder / "copy"
@@ -216,6 +219,15 @@ class Material:
 
 def open_all(write: Callable[[Path], Any]) -> Callable[[Path], None]:
     return lambda path: write(path).close()
+
+
+def bomb(path: Path) -> None:
+    """An archive of a megabyte that unpacks to 1.5 GiB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z, z.open("grey.npy", "w") as member:
+        n = 3 * 2**29
+        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (n,)})
+        for _ in range(n // 2**20):
+            member.write(bytes(2**20))
 
 
 def pictures(folder: Path, rng: np.random.Generator) -> None:
@@ -251,6 +263,15 @@ def _damaged_file(material: Material, name: str, rng: random.Random, folder: Pat
     return Case(lambda: material.read(target), material.right[name], (str(target),), what)
 
 
+def without_seal(material: Material, rng: random.Random, folder: Path) -> Case:
+    """A posterior file as an earlier version or another program wrote it: damage to its numbers cannot be told."""
+    target = folder / "posterior.nc"
+    content = (material.folder / "posterior.nc").read_bytes()
+    content, what = damage(content[: content.rindex(b"\npyro_hvae seal")], rng)
+    target.write_bytes(content)
+    return Case(lambda: material.read(target), None, (str(target),), what)
+
+
 def damaged_run(material: Material, rng: random.Random, folder: Path) -> Case:
     """Bytes of one file of a run."""
     run = folder / "run"
@@ -277,7 +298,21 @@ def configuration(material: Material, rng: random.Random, folder: Path) -> Case:
     config, what = rewritten(json.loads((run / "config.json").read_text()), rng)
     (run / "config.json").write_text(json.dumps(config))
     read, right = (resumed, "resumed") if rng.random() < 0.2 else (read_run, "run")
+    # Made to look as if the run had begun so: what is read of it then is right by definition.
+    if rng.random() < 0.5 and resigned(run):
+        return Case(lambda: read(run), None, (str(run),), f"{what}, checkpoints made to fit")
     return Case(lambda: read(run), material.right[right], (str(run),), what)
+
+
+def resigned(run: Path) -> bool:
+    """Make the checkpoints of a run agree with its ``config.json``, as whoever changes it on purpose would."""
+    try:
+        mark = fingerprint(json.loads((run / "config.json").read_text()))
+    except (KeyError, AttributeError, TypeError):
+        return False
+    for file in run.glob("checkpoints/*"):
+        file.write_bytes(replace(Checkpoint.read(file), configuration=mark).bytes())
+    return True
 
 
 def mixed_run(material: Material, rng: random.Random, folder: Path) -> Case:
@@ -343,12 +378,10 @@ def promise(material: Material, rng: random.Random, folder: Path) -> Case:
         if kind == "npy":
             target.write_bytes(head.getvalue() + bytes(64))
         else:
-            import zipfile
-
-            with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as z, z.open("grey.npy", "w") as member:
-                member.write(head.getvalue())
-                for _ in range(rng.choice([1, 4000])):
-                    member.write(bytes(2**20))
+            with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as z:
+                z.writestr("grey.npy", head.getvalue() + bytes(2**20))
+            if rng.random() < 0.5:
+                shutil.copy(material.folder / "bomb.npz", target)
     elif kind in ("nc", "posterior.nc"):
         import netCDF4
 

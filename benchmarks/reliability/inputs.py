@@ -1,9 +1,9 @@
 """10,000 generated inputs: each has to give a right result or an error that names the file and what to do.
 
-    python benchmarks/reliability/inputs.py [--only FAMILY,...] [--scale 1.0] [--seed 0] [--case FAMILY:SEED]
+    python benchmarks/reliability/inputs.py [--only 'FAMILY;FAMILY'] [--scale 1.0] [--seed 0] [--case FAMILY:SEED]
 
 Every case is made from (family, seed) alone. Cases are read in forked workers whose address space may grow by ``MEMORY`` and
-which are ended after ``SECONDS`` without an answer; a worker that dies names the case it was at, and the rest goes on in another one.
+which are ended after ``SECONDS`` without an answer; a worker that dies names the case it was at.
 A batch of cases is a row of ``benchmarks/results/reliability.json``; batches that stand there are not read again.
 """
 
@@ -41,6 +41,7 @@ FAMILIES: dict[str, tuple[Callable[..., g.Case], int]] = {
     "run directories, configuration": (g.configuration, 1500),
     "run directories, files of another run": (g.mixed_run, 300),
     "posterior files, netCDF": (lambda m, r, f: g._damaged_file(m, "posterior.nc", r, f), 1500),
+    "posterior files without a seal": (g.without_seal, 500),
     "posterior files, zarr": (g.zarr_store, 700),
     "patches": (lambda m, r, f: g._damaged_file(m, "patches.nc", r, f), 700),
     "audits": (lambda m, r, f: g._damaged_file(m, "audit.nc", r, f), 400),
@@ -149,7 +150,7 @@ def batch(family: str, seeds: list[int], material: g.Material, folder: Path) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(FAMILIES))
+    parser.add_argument("--only", default=";".join(FAMILIES), metavar="FAMILY;FAMILY")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of cases")
     parser.add_argument("--seed", type=int, default=0, help="of the first case")
     parser.add_argument("--case", metavar="FAMILY:SEED", help="read one case here, with its traceback")
@@ -165,7 +166,7 @@ def main() -> None:
             print(case.what)
             print(case.read(), case.expected)
             return
-        for family in arguments.only.split(",") if arguments.only != ",".join(FAMILIES) else FAMILIES:
+        for family in arguments.only.split(";"):
             number = round(FAMILIES[family][1] * arguments.scale)
             section = f"inputs: {family}"
             known = {row["first"] for row in common.recorded(section, arguments.results)}

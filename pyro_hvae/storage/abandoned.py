@@ -1,8 +1,7 @@
 """What a process that was killed leaves beside its files: temporaries, recognised by their names and removed by the next.
 
-A temporary is called ``.NAME.MACHINE-PROCESS-NUMBER.partial``; a zarr store that is about to be replaced ``….replaced``. The
-temporaries of processes of this machine that are no more are removed; those of other machines, on a shared file system, are left
-to their own.
+Temporaries are called ``.NAME.MACHINE-PROCESS-NUMBER.partial``, a zarr store about to be replaced ``….replaced``. Those of
+processes of this machine that are no more are removed; those of other machines, on a shared file system, are left to their own.
 """
 
 from __future__ import annotations

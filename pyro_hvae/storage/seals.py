@@ -1,8 +1,8 @@
 """Seals: a digest that is written with a file and compared before a library parses it.
 
-A netCDF-4 file checks its metadata but not the numbers, and the libraries below can hang or end the process on bytes that are
-not what they wrote. So every netCDF file of the package ends in a seal, behind the end that HDF5 knows of, where no reader looks:
-other programs read the file as ever, and one that changes it cuts the seal off. A zarr store has a file ``.pyro_hvae.seal``.
+A netCDF-4 file checks its metadata but not the numbers, and the libraries below can hang, or end the process, on bytes that they
+did not write. So every netCDF file of the package ends in a seal, behind the end that HDF5 knows of, where no reader looks: other
+programs read the file as ever, and one that changes it cuts the seal off. A zarr store has a file ``.pyro_hvae.seal``.
 
 What has no seal is read as it is: files of earlier versions and of other programs.
 """

@@ -294,7 +294,8 @@ def _directory(
             ours = json.loads(json.dumps(comparable(described)))  # as the run's went through JSON
             found = differences(ours, comparable(directory.config))
             raise HVAEError(
-                f"{out} cannot be resumed: it was begun with another configuration ({'; '.join(found[:5])})"
+                f"{out} cannot be resumed: it was begun with another configuration ({'; '.join(found[:5])}); give the "
+                "settings and images of the run, or another directory"
             )
         return directory
     directory = RunDirectory.create(out, described, overwrite=overwrite)
