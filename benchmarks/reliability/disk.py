@@ -3,7 +3,7 @@
     python benchmarks/reliability/disk.py [--only full,failing,readonly,vanishing,clock,together]
 
 Nothing may be lost but what was trained since the newest checkpoint: after each fault the run is resumed, and has to end bit
-for bit as one that was left alone. A full disk is a small tmpfs where this process may mount one, else a limit on the size of files.
+for bit as one that was left alone. A full disk is a small tmpfs where this process may mount one, else a limit on files' size.
 Results: ``benchmarks/results/reliability.json``.
 """
 

@@ -52,7 +52,7 @@ FAMILIES: dict[str, tuple[Callable[..., g.Case], int]] = {
     "images": (v.images, 300),
 }
 MEND = re.compile(
-    r"\b(delete|make|made|export|choose|give|start|begin|use|install|reinstall|expected|save|again|crop|leave|flatten|convert|"
+    r"\b(delete|makes?|made|export|choose|give|start|begin|use|install|reinstall|expected|save|again|crop|leave|flatten|convert|"
     r"build|pass|copy|remove|cut|raise|lower|must|Known|needs?|takes?|lacks|missing|go on|read it)\b"
 )
 

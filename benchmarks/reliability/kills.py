@@ -33,6 +33,7 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.storage.posterior_file import open_posterior
 from pyro_hvae.training.run_directory import Checkpoint, RunDirectory, read_netcdf
 
+RESULTS = common.RESULTS
 LIMIT = 300.0  # seconds that an attempt may take
 Processes = list[int]
 
@@ -195,11 +196,11 @@ def campaign(name: str, kills: int, seed: int) -> None:
         if (codes := collect(mode.start(reference), LIMIT)) != [0] * len(codes):
             raise SystemExit((reference / "log.txt").read_text())
         took = time.monotonic() - began
-        while (done := sum(row["kills"] for row in common.recorded(section))) < kills:
-            chain = len(common.recorded(section))
+        while (done := sum(row["kills"] for row in common.recorded(section, RESULTS))) < kills:
+            chain = len(common.recorded(section, RESULTS))
             rng = random.Random(f"{name} {seed} {chain}")
             row = _chain(mode, Path(base) / f"chain-{chain}", reference, took, rng, kills - done)
-            common.record(section, {"chain": chain, "seed": seed, **row})
+            common.record(section, {"chain": chain, "seed": seed, **row}, RESULTS)
             print(name, done, row, flush=True)
 
 
@@ -267,7 +268,7 @@ def export_campaign(kills: int, seed: int) -> None:
             if common.wait(common.child(lambda t=target: exported(t, False), Path(base) / "log.txt"), LIMIT) != 0:
                 raise SystemExit((Path(base) / "log.txt").read_text())
             whole[name], took = content(target), time.monotonic() - began
-        while (n := len(common.recorded(section))) < kills:
+        while (n := len(common.recorded(section, RESULTS))) < kills:
             rng = random.Random(f"export {seed} {n}")
             name, overwrite = names[n % 2], n // 2 % 2 == 1
             folder = Path(base) / str(n)
@@ -293,23 +294,26 @@ def export_campaign(kills: int, seed: int) -> None:
             if not killed:
                 shutil.rmtree(folder)
                 row["ok"] = row["same"]
-            common.record(section, row)
+            common.record(section, row, RESULTS)
             print(row, flush=True)
 
 
 def main() -> None:
+    global RESULTS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join([*MODES, "export"]))
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--exports", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, default=common.RESULTS)
     arguments = parser.parse_args()
+    RESULTS = arguments.results
     for name in arguments.only.split(","):
         if name == "export":
             export_campaign(arguments.exports, arguments.seed)
         else:
             campaign(name, round(arguments.kills * SHARES[name]), arguments.seed)
-    print(json.dumps({s: len(r) for s, r in json.loads(common.RESULTS.read_bytes()).items()}))
+    print(json.dumps({s: len(r) for s, r in json.loads(RESULTS.read_bytes()).items()}))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Seals: a digest that is written with a file and compared before a library parses it.
 
-A netCDF-4 file checks its metadata but not the numbers, and the libraries below can hang, or end the process, on bytes that they
-did not write. So every netCDF file of the package ends in a seal, behind the end that HDF5 knows of, where no reader looks: other
-programs read the file as ever, and one that changes it cuts the seal off. A zarr store has a file ``.pyro_hvae.seal``.
+A netCDF-4 file checks its metadata but not the numbers, and the libraries below can hang, or end the process, on bytes that
+they did not write. So every netCDF file of the package ends in a seal, behind the end that HDF5 knows of, where none looks:
+other programs read it as ever, and one that changes it cuts the seal off. A zarr store has a file for it.
 
 What has no seal is read as it is: files of earlier versions and of other programs.
 """
@@ -60,7 +60,7 @@ def _file_fault(path: Path) -> str | None:
         mark = file.read()
         if size - end != _LENGTH or not mark.startswith(_HEAD):
             return f"{size - end:,} bytes follow its end that are no seal of pyro_hvae"
-    if size > LIMIT or _digest(path, end).encode() == mark[len(_HEAD) : -1]:
+    if size > LIMIT or mark == _HEAD + _digest(path, end).encode() + b"\n":
         return None
     return "other bytes are in it than were written"
 
