@@ -29,7 +29,7 @@ def flattened(images: Images, pixels: int | None) -> Tensor:
     if not isinstance(images, Tensor):
         values = np.asarray(images)
         if values.dtype.kind not in "fiub":
-            raise HVAEError(f"images are numbers; got an array of {values.dtype}")
+            raise HVAEError(f"images are numbers; got an array of {values.dtype}: convert it, x.astype('float32') say")
         values = values.astype(np.float64) if values.dtype.itemsize > 8 else values  # longdouble
         images = torch.from_numpy(contiguous(values))
     x = images.detach()

@@ -16,6 +16,8 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.patches import PatchData, patch_dataset, side_of
 from pyro_hvae.stimuli.seeds import train_and_test_generators
 from pyro_hvae.stimuli.whitening import Whitening
+from pyro_hvae.storage.guards import check_promises, content_of
+from pyro_hvae.storage.seals import check_seal
 
 RAW = "luminance, background = 1"
 WHITENED = "whitened"
@@ -148,18 +150,26 @@ def read_transform(path: str | os.PathLike) -> Whitening:
     file = path / "transform.nc" if path.is_dir() else path
     if not file.is_file():
         raise HVAEError(f"{file}: no such file; give a run directory of whitened images, or a file of patches.")
+    mend = "give another run or file of patches, or make it again"
+    check_seal(file, mend)
     try:
         with xr.open_datatree(file, engine="netcdf4") as tree:
+            check_promises(tree, file, mend)
             patches = "schema" in tree.attrs
             node = tree.children.get("transform") if patches else tree
             dataset = node.to_dataset().load() if node is not None else None
+    except HVAEError:
+        raise
     except Exception as error:  # the netCDF and HDF5 layers raise many kinds on damaged files
-        raise HVAEError(f"{file}: not a netCDF file, or a damaged one ({type(error).__name__}: {error}).") from error
+        raise HVAEError(
+            f"{file}: not a netCDF file, or a damaged one ({type(error).__name__}: {error}); {mend}."
+        ) from error
     if dataset is None:
         raise HVAEError(
             f"{file}: its patches arrived preprocessed, so it holds no transform; give another run or file."
         )
-    return Whitening.from_dataset(dataset)
+    with content_of(file, mend):
+        return Whitening.from_dataset(dataset)
 
 
 def product(**values: Sequence[Any] | Any) -> dict[str, np.ndarray]:

@@ -17,13 +17,16 @@ import xarray as xr
 from pyro_hvae.arguments import contiguous, whole_number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli.whitening import Whitening
+from pyro_hvae.storage.guards import check_promises, content_of
 from pyro_hvae.storage.labels import storable
+from pyro_hvae.storage.seals import check_seal
 from pyro_hvae.storage.stores import NetCDFStore
 from pyro_hvae.storage.writing import check_directory, check_target, replacing
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.patches", "1"
 #: How texture families were preprocessed (`texture_preprocessing.py`): attributes of a set that has them.
 TEXTURE_ATTRIBUTES = ("texture_intensity", "texture_whitening")
+MEND = "make it again (pyro-hvae stimuli, or PatchData.save)"
 _LABELS: dict[str, Any] = {"source": "", "family": "", "split": "", "row": -1, "column": -1}
 
 
@@ -192,13 +195,17 @@ class PatchData:
         path = Path(path)
         if not path.is_file():
             raise HVAEError(f"{path}: no such file.")
+        check_seal(path, MEND)
         try:
             with xr.open_datatree(path, engine="netcdf4") as tree:
+                check_promises(tree, path, MEND)
                 attributes = dict(tree.attrs)
                 groups = {name: node.to_dataset().load() for name, node in tree.children.items()}
+        except HVAEError:
+            raise
         except Exception as error:  # the netCDF and HDF5 layers raise many kinds on damaged files
             raise HVAEError(
-                f"{path}: not a netCDF file, or a damaged one ({type(error).__name__}: {error})."
+                f"{path}: not a netCDF file, or a damaged one ({type(error).__name__}: {error}); {MEND}."
             ) from error
         if attributes.get("schema") != SCHEMA or attributes.get("schema_version") != SCHEMA_VERSION:
             found = attributes.get("schema", "none"), attributes.get("schema_version", "none")
@@ -208,12 +215,13 @@ class PatchData:
             )
         missing = [name for name in ("train", "test") if name not in groups]
         if missing or not {"size", "provenance"} <= attributes.keys():
-            raise HVAEError(f"{path}: damaged, it lacks {', '.join(missing) or 'size or provenance'}.")
-        transform = Whitening.from_dataset(groups["transform"]) if "transform" in groups else None
-        provenance = json.loads(attributes["provenance"])
-        train, test = _as_written(groups["train"]), _as_written(groups["test"])
-        channels = int(attributes.get("channels", 1))
-        return cls(train, test, transform, int(attributes["size"]), provenance, channels)
+            raise HVAEError(f"{path}: damaged, it lacks {', '.join(missing) or 'size or provenance'}; {MEND}.")
+        with content_of(path, MEND):
+            transform = Whitening.from_dataset(groups["transform"]) if "transform" in groups else None
+            provenance = json.loads(attributes["provenance"])
+            train, test = _as_written(groups["train"]), _as_written(groups["test"])
+            channels = int(attributes.get("channels", 1))
+            return cls(train, test, transform, int(attributes["size"]), provenance, channels)
 
 
 def _json_values(provenance: Mapping[str, Any]) -> dict[str, Any]:

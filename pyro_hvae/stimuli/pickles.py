@@ -178,7 +178,9 @@ def read_pickle(path: str | os.PathLike) -> Any:
     except FileNotFoundError:
         raise HVAEError(f"{path}: no such file.") from None
     except Exception as error:  # a damaged pickle can fail anywhere in the interpreter
-        raise HVAEError(f"{path}: not a pickle, or a damaged one ({type(error).__name__}: {error}).") from error
+        raise HVAEError(
+            f"{path}: not a pickle, or a damaged one ({type(error).__name__}: {error}); copy it again."
+        ) from error
 
 
 def _refuse(what: str) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.storage.guards import check_promise, check_promises
 
 GAMMAS = ("auto", "srgb", "linear")
 CHANNELS = ("luminance", "red", "green", "blue")
@@ -16,6 +17,7 @@ IML_SHAPE = (1024, 1536)
 IMAGE_SUFFIXES = (
     *IML_SUFFIXES, ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pnm", ".jp2", ".webp",
 )  # fmt: skip
+_ANEW = "save it anew, or leave it out"
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of linear sRGB primaries (ITU-R BT.709)
 
 
@@ -36,7 +38,9 @@ def read_luminance(path: Path, gamma: str = "auto", channel: str = "luminance") 
     except Exception as error:  # decoders raise anything from SyntaxError to struct.error on damaged files
         if type(error).__name__ == "DecompressionBombError":
             raise HVAEError(f"{path}: too large to be read ({error}); crop it, or make it smaller.") from error
-        raise HVAEError(f"{path}: not an image, or a damaged one ({type(error).__name__}: {error}).") from error
+        raise HVAEError(
+            f"{path}: not an image, or a damaged one ({type(error).__name__}: {error}); leave it out, or copy it again."
+        ) from error
     return to_luminance(pixels, gamma, str(path), channel)
 
 
@@ -70,6 +74,7 @@ def _read_tiff(path: Path) -> np.ndarray:
         pages = [page for page in (frame.aspage() for frame in file.pages) if not page.is_reduced]  # no previews
         first = pages[0]
         _check_pages(path, max(len(pages), file.series[0].size // max(first.size, 1), first.imagedepth))
+        check_promise(first.size * (first.dtype or np.dtype("u1")).itemsize, path.stat().st_size, path, _ANEW)
         kind = PHOTOMETRIC(first.photometric)
         if kind not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE):
             raise _no_rgb(path, "CMYK" if kind == PHOTOMETRIC.SEPARATED else kind.name)
@@ -186,6 +191,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as archive:
+                promised = sum(member.file_size for member in archive.zip.infolist())
+                check_promise(promised, path.stat().st_size, path, _ANEW)
                 return {name: archive[name] for name in archive.files}
         return _read_netcdf(path)
     except FileNotFoundError:
@@ -193,13 +200,16 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except HVAEError:
         raise
     except Exception as error:  # zip, numpy, netCDF and HDF5 raise many kinds on damaged files
-        raise HVAEError(f"{path}: not a readable array file ({type(error).__name__}: {error}).") from error
+        raise HVAEError(
+            f"{path}: not a readable array file ({type(error).__name__}: {error}); copy it again, or save it anew."
+        ) from error
 
 
 def _read_netcdf(path: Path) -> dict[str, Any]:
     import xarray as xr
 
     with xr.open_dataset(path, engine="netcdf4") as dataset:
+        check_promises(dataset, path, _ANEW)
         schema = dataset.attrs.get("schema", "")
         if schema:
             raise HVAEError(f"{path}: is a {schema} file, not a file of photographs; read it with PatchData.load.")

@@ -20,6 +20,7 @@ import xarray as xr
 
 from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.storage.abandoned import put_back, remove_abandoned
 from pyro_hvae.storage.stores import STORES, Store, attribute_values, read
 from pyro_hvae.storage.writing import beside, check_target, put, remove
 
@@ -148,6 +149,7 @@ class PosteriorWriter:
         self.path = Path(path)
         self._partial = partial
         self._overwrite = overwrite
+        put_back(self.path)
         check_target(self.path, overwrite=overwrite, schema=SCHEMA)
         missing = [name for name in ROOT_ATTRIBUTES if name not in attrs and name != "created"]
         if missing:
@@ -156,6 +158,7 @@ class PosteriorWriter:
         if self._kind == "zarr" and compression:
             raise HVAEError("compression is for netCDF files; zarr compresses by itself: leave it at 0")
         self._temporary = beside(self.path)
+        remove_abandoned(self._temporary.parent)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._header = attribute_values({"created": now, **attrs, "schema": SCHEMA, "schema_version": SCHEMA_VERSION})
         self._compression = compression

@@ -13,6 +13,9 @@ import numpy as np
 import xarray as xr
 
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.storage.abandoned import put_back
+from pyro_hvae.storage.guards import check_codecs, check_promises
+from pyro_hvae.storage.seals import check_seal
 from pyro_hvae.storage.writing import NETCDF_LOCK
 
 CHUNK_BYTES = 2**20  # aimed size of a chunk on disk; one image is never split
@@ -179,18 +182,28 @@ def read(
     path: Path, kind: str, what: str = "posterior file", command: str = "pyro-hvae export RUN --out FILE"
 ) -> xr.DataTree:
     """Open without checking the schema. Raises HVAEError where it cannot be read at all, with the command that makes one."""
+    mend = f"make it again with `{command}`"
+    put_back(path)
     if not path.exists():
         raise HVAEError(f"there is no {what} {path}; make one with `{command}`")
+    check_seal(path, mend)
+    if kind == "zarr":
+        check_codecs(path, mend)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=UserWarning)
-            return xr.open_datatree(path, engine="netcdf4" if kind == "netcdf" else "zarr")
+            tree = xr.open_datatree(path, engine="netcdf4" if kind == "netcdf" else "zarr")
     except Exception as error:
         form = "netCDF-4" if kind == "netcdf" else "zarr"
         raise HVAEError(
-            f"{path} cannot be read as {form} ({error}); it is truncated, damaged or something else: "
-            f"make it again with `{command}`"
+            f"{path} cannot be read as {form} ({error}); it is truncated, damaged or something else: {mend}"
         ) from error
+    try:
+        check_promises(tree, path, mend)
+    except HVAEError:
+        tree.close()
+        raise
+    return tree
 
 
 def schema_of(path: Path, what: str, command: str) -> str:

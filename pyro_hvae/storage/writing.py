@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import stat
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,8 @@ from pathlib import Path
 from xarray.backends.locks import HDF5_LOCK, NETCDFC_LOCK, combine_locks
 
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.storage.abandoned import own_name, put_back, remove_abandoned
+from pyro_hvae.storage.seals import seal
 
 REPORT, RESULTS, FIGURE, EVIDENCE = "pyro_hvae.report", "pyro_hvae.results", "pyro_hvae.figure", "pyro_hvae.evidence"
 #: The netCDF library is not safe in threads, and one that collects garbage may close a file at any moment: xarray's own lock,
@@ -95,7 +96,7 @@ def check_directory(path: str | os.PathLike[str]) -> None:
 
 
 def _probe(directory: Path) -> None:
-    probe = directory / f".{uuid.uuid4().hex[:12]}.partial"
+    probe = directory / own_name("probe")
     os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     probe.unlink()
 
@@ -147,7 +148,10 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool, schema: str | No
     path = Path(path)
     partial: Path | None = None
     try:
-        partial = beside(_examined(path, overwrite, schema))
+        put_back(path)
+        target = _examined(path, overwrite, schema)
+        remove_abandoned(target.parent)
+        partial = beside(target)
         yield partial
         put(partial, path, overwrite=overwrite, schema=schema)
     except (OSError, RuntimeError) as error:  # netCDF reports a full disk as RuntimeError
@@ -173,11 +177,12 @@ def write_figure(path: str | os.PathLike[str], image: bytes, *, overwrite: bool)
 def beside(path: Path) -> Path:
     """A name of our own for what is to become ``path``, in the directory that the path leads to."""
     target = Path(os.path.realpath(path))
-    return target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+    return target.with_name(own_name(target.name))
 
 
 def put(partial: Path, path: Path, *, overwrite: bool, schema: str | None) -> None:
-    """Sync ``partial`` and rename it to ``path``; see :func:`replacing`. Raises OSError where the disk refuses."""
+    """Seal ``partial``, sync it and rename it to ``path``; see :func:`replacing`. Raises OSError where the disk refuses."""
+    seal(partial)
     fsync(partial)
     try:
         target = _examined(path, overwrite, schema)
@@ -197,7 +202,8 @@ def _exchange(partial: Path, target: Path) -> None:
     if not target.is_dir():
         os.replace(partial, target)
         return
-    old = beside(target)  # a directory cannot be renamed over another one
+    # A directory cannot be renamed over another one. After a crash between the two it is put back (abandoned.py).
+    old = target.with_name(own_name(target.name, replaced=True))
     target.rename(old)
     try:
         os.rename(partial, target)

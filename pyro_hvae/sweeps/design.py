@@ -24,10 +24,12 @@ from pyro_hvae.published import RECIPES, Recipe, build, preset, recipe
 from pyro_hvae.starts import FROM_IMAGES, check_starts
 from pyro_hvae.stimuli import PatchData, natural_patches
 from pyro_hvae.stimuli.patches import side_of
+from pyro_hvae.storage.guards import read_json
 from pyro_hvae.storage.provenance import git_revision, versions
 from pyro_hvae.storage.writing import check_directory, write_atomically
 from pyro_hvae.training.config import OBJECTIVES, PRECISIONS, chosen_objective
-from pyro_hvae.training.run_directory import differences, digest
+from pyro_hvae.training.recorded import differences
+from pyro_hvae.training.run_directory import digest
 from pyro_hvae.training.schedules import Schedule
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.sweep", 1
@@ -274,10 +276,10 @@ def _read(data: PatchData | str | os.PathLike[str] | Mapping[str, Any]) -> tuple
 
 
 def _compare(file: Path, described: Mapping[str, Any]) -> None:
-    try:
-        recorded = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise HVAEError(f"{file} is damaged ({error})") from error
+    mend = "delete it to begin the sweep again (finished runs are kept), or choose another directory"
+    recorded = read_json(file, mend)
+    if not isinstance(recorded, dict):
+        raise HVAEError(f"{file} holds no design of a sweep; {mend}")
     if recorded.get("schema") != SCHEMA or recorded.get("schema_version") != SCHEMA_VERSION:
         raise HVAEError(f"{file} has schema {recorded.get('schema')} version {recorded.get('schema_version')}, expected "
                         f"{SCHEMA} version {SCHEMA_VERSION}")  # fmt: skip

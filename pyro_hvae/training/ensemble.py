@@ -164,6 +164,7 @@ def fit_ensemble(
     finally:
         for loop in loops:
             loop.discard_unbegun()
+            loop.release()
     return Ensemble(
         tuple(
             Member(settings, loop.result(), errors.get(loop))

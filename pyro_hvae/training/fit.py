@@ -16,9 +16,10 @@ from pyro_hvae.bounds.objectives import Bound
 from pyro_hvae.bounds.pyro_objectives import check_objective
 from pyro_hvae.bounds.traces import check_all_images, check_layout, check_support, trace_pair
 from pyro_hvae.errors import HVAEError, unknown
-from pyro_hvae.programs import HVAE, from_config
+from pyro_hvae.programs import HVAE
 from pyro_hvae.programs.program import evaluating
 from pyro_hvae.stimuli import PatchData, natural_patches
+from pyro_hvae.storage.guards import content_of
 from pyro_hvae.training.config import (
     FitConfig,
     Value,
@@ -29,7 +30,8 @@ from pyro_hvae.training.config import (
 )
 from pyro_hvae.training.contexts import alone
 from pyro_hvae.training.distributed import Processes, processes
-from pyro_hvae.training.run_directory import RunDirectory, comparable, differences, digest, fingerprint
+from pyro_hvae.training.recorded import comparable, differences, fingerprint
+from pyro_hvae.training.run_directory import MEND, RunDirectory, digest
 from pyro_hvae.training.tracing import COMPILE_FROM
 from pyro_hvae.training.training_loop import Loop, Run
 
@@ -108,6 +110,7 @@ def fit(
         finally:
             if not resume:
                 loop.discard_unbegun()
+            loop.release()
 
 
 def prepare(
@@ -159,8 +162,16 @@ def prepare(
     # Last, when there is nothing left to refuse. Of several processes one makes the directory; the others read it where a run
     # is resumed.
     where = out if main or resume else None
-    directory = loop.directory = _directory(where, described | {"compile": compiling}, data, overwrite and main, resume)
+    directory = loop.directory = _directory(
+        where,
+        described | {"compile": compiling, "transform": data.transform is not None},
+        data,
+        overwrite and main,
+        resume,
+    )
     if resume and directory is not None:
+        if main:
+            directory.claim()
         described["starts"] = vae.starts = directory.config.get("starts", [])
     if resume and compile == "auto":
         compiling = directory.config.get("compile", compiling)  # a compiled step rounds otherwise than an eager one
@@ -189,15 +200,21 @@ def resume(
     directory = RunDirectory.open(out)
     config = directory.fit_config
     return fit(
-        from_config(directory.config["vae"]),
+        directory.pair(),
         recorded_data(directory, images),
-        objective=objective_from(directory.config["objective"]),
+        objective=recorded_objective(directory),
         steps=config.steps if steps is None else steps,
         batch=config.batch, learning_rate=config.learning_rate, beta=dict(config.beta), train=config.train, clip=config.clip,
         skip=config.skip, seed=config.seed, log_every=config.log_every, evaluate_every=config.evaluate_every,
         evaluate_images=config.evaluate_images, checkpoint_every=config.checkpoint_every, precision=config.precision,
         out=out, resume=True, device=device, compile=compile, progress=progress,
     )  # fmt: skip
+
+
+def recorded_objective(directory: RunDirectory) -> Bound:
+    """The objective that a run records."""
+    with content_of(directory.path / "config.json", MEND):
+        return objective_from(directory.config["objective"])
 
 
 def recorded_data(directory: RunDirectory, images: str | os.PathLike[str] | None = None) -> PatchData:
@@ -208,12 +225,17 @@ def recorded_data(directory: RunDirectory, images: str | os.PathLike[str] | None
         raise HVAEError(f"{directory.path} was trained on patches that cannot be cut again from its record; give the "
                         "same ones: fit(vae, data, ..., resume=True), or yardstick --patches FILE")  # fmt: skip
     source = provenance["source"] if images is None else images
-    if source != "embedded" and not os.path.exists(source):
+    if source != "embedded" and not (isinstance(source, str | os.PathLike) and os.path.exists(source)):
         raise HVAEError(
             f"{source}, from which the patches of {directory.path} were cut, is not there; say where the images are now: "
             "--resume --images SOURCE"
         )
-    return natural_patches(source=source, train=provenance["train"], test=provenance["test"], **options)
+    try:
+        return natural_patches(source=source, train=provenance["train"], test=provenance["test"], **options)
+    except (TypeError, KeyError) as error:  # no such option
+        raise HVAEError(
+            f"{directory.path / 'config.json'} does not say how its patches were cut ({error}); {MEND}"
+        ) from error
 
 
 def torch_device(name: str) -> torch.device:
@@ -272,7 +294,8 @@ def _directory(
             ours = json.loads(json.dumps(comparable(described)))  # as the run's went through JSON
             found = differences(ours, comparable(directory.config))
             raise HVAEError(
-                f"{out} cannot be resumed: it was begun with another configuration ({'; '.join(found[:5])})"
+                f"{out} cannot be resumed: it was begun with another configuration ({'; '.join(found[:5])}); give the "
+                "settings and images of the run, or another directory"
             )
         return directory
     directory = RunDirectory.create(out, described, overwrite=overwrite)
@@ -280,5 +303,6 @@ def _directory(
         directory.write_data(data)
     except BaseException:
         directory.discard()
+        directory.release()
         raise
     return directory

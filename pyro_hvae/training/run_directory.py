@@ -11,6 +11,7 @@ model.safetensors                   instead of checkpoints: parameters alone, of
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -35,12 +36,16 @@ from pyro_hvae.densities.matching import SCHEMA as YARDSTICKS
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE, from_config
 from pyro_hvae.stimuli import PatchData, Whitening
+from pyro_hvae.storage.guards import PROMISED, RATIO, check_promises, content_of, read_json
 from pyro_hvae.storage.provenance import git_revision, versions
+from pyro_hvae.storage.seals import check_seal
 from pyro_hvae.storage.writing import check_directory, kind_of, write_atomically
 from pyro_hvae.training.config import FitConfig
+from pyro_hvae.training.recorded import RECORDED, check_record, earlier_fingerprint, fingerprint, numbers
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.run", 1
 KEPT_CHECKPOINTS = 2
+MEND = "copy the file from a backup, or train again with overwrite=True (--overwrite)"
 HELD_OUT = 10_000
 WEIGHTS = "model.safetensors"
 _CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
@@ -69,11 +74,11 @@ class Checkpoint:
 
     def bytes(self) -> bytes:
         """The safetensors file."""
-        meta = {"schema": "pyro_hvae.checkpoint", "schema_version": SCHEMA_VERSION, "step": self.step,
-                "configuration": self.configuration}  # fmt: skip
         # Copies: a parameter that model and guide share appears under both names, which safetensors refuses.
         contiguous = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                       for name, tensor in self.tensors.items()}  # fmt: skip
+        meta = {"schema": "pyro_hvae.checkpoint", "schema_version": SCHEMA_VERSION, "step": self.step,
+                "configuration": self.configuration, "digest": _digest_of_state(self.step, contiguous)}  # fmt: skip
         return save(contiguous, metadata={"pyro_hvae": json.dumps(meta)})
 
     @classmethod
@@ -81,17 +86,28 @@ class Checkpoint:
         """Read a checkpoint; :class:`HVAEError` if the file is missing, damaged or of another kind."""
         if not path.is_file():
             raise HVAEError(f"{path}: no such checkpoint")
+        others = [p for p in checkpoint_files(path.parent) if p != path]
+        advice = f"delete it to go on from {others[-1].name}" if others else f"there is no earlier one: {MEND}"
         try:
             with safe_open(str(path), "pt") as file:
                 meta = json.loads((file.metadata() or {}).get("pyro_hvae", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        except (SafetensorError, OSError, ValueError) as error:
-            others = [p for p in checkpoint_files(path.parent) if p != path]
-            advice = f"delete it to go on from {others[-1].name}" if others else "there is no earlier one"
+        except (SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
             raise HVAEError(f"{path}: damaged or truncated checkpoint ({error}); {advice}") from error
-        if meta.get("schema") != "pyro_hvae.checkpoint" or meta.get("schema_version") != SCHEMA_VERSION:
-            raise HVAEError(f"{path}: not a checkpoint of this version of pyro_hvae (found {meta or 'no description'})")
-        return cls(int(meta["step"]), tensors, meta["configuration"])
+        if not isinstance(meta, dict) or (meta.get("schema"), meta.get("schema_version")) != (
+            "pyro_hvae.checkpoint",
+            SCHEMA_VERSION,
+        ):
+            raise HVAEError(
+                f"{path}: not a checkpoint of this version of pyro_hvae (found {meta or 'no description'}); {advice}"
+            )
+        step, configuration = meta.get("step"), meta.get("configuration")
+        named = _CHECKPOINT.fullmatch(path.name)
+        if not isinstance(step, int) or (named is not None and int(named[1]) != step):
+            raise HVAEError(f"{path}: is of step {step}, not of the one in its name; {advice}")
+        if "digest" in meta and meta["digest"] != _digest_of_state(step, tensors):
+            raise HVAEError(f"{path}: damaged checkpoint, other numbers are in it than were written; {advice}")
+        return cls(step, tensors, str(configuration))
 
     def as_of(self, dtype: str) -> Checkpoint:
         """The same with floating point tensors in the precision of the pair: half precision is for storage alone."""
@@ -112,6 +128,15 @@ class Checkpoint:
             if tensor.dtype != state[name].dtype:  # the precision belongs to the run
                 live[name].data = live[name].data.to(state[name].dtype)
         vae.load_state_dict(state)
+
+
+def _digest_of_state(step: int, tensors: Mapping[str, Tensor]) -> str:
+    """Digest of everything in a checkpoint, which safetensors does not check."""
+    found = hashlib.blake2b(str(step).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def check_run_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
@@ -154,6 +179,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: dict[str, Any]):
         self.path, self.config = path, config
+        self._claim: int | None = None
 
     # -- making and opening
 
@@ -166,18 +192,25 @@ class RunDirectory:
                 "git_revision": git_revision(), "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
         text = json.dumps(full, indent=1)
         check_run_target(path, overwrite=overwrite)
+        made = cls(path, full)
         with as_hvae_error(path):
-            for old in _written_by_a_run(path):
-                old.unlink()
             path.mkdir(parents=True, exist_ok=True)
-            write_atomically(path / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
-            (path / "checkpoints").mkdir(exist_ok=True)
-        return cls(path, full)
+            made.claim()
+            try:
+                for old in _written_by_a_run(path):
+                    old.unlink()
+                write_atomically(path / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
+                (path / "checkpoints").mkdir(exist_ok=True)
+            except BaseException:
+                made.release()
+                raise
+        return made
 
     def discard(self) -> None:
         """Remove what was written, where nothing came of the run; other files stay."""
-        for file in _written_by_a_run(self.path):
-            file.unlink()
+        with suppress(OSError):  # a folder that has vanished, or became read-only
+            for file in _written_by_a_run(self.path):
+                file.unlink()
         for folder in (self.path / "checkpoints", self.path):
             with suppress(OSError):  # not empty
                 folder.rmdir()
@@ -192,14 +225,57 @@ class RunDirectory:
                 f"{path} is not a run directory: it has no config.json. "
                 f"`pyro-hvae train … --out {shlex.quote(str(path))}` makes one"
             )
-        try:
-            config = json.loads(file.read_bytes())
-        except ValueError as error:
-            raise HVAEError(f"{file} is damaged ({error})") from error
-        if config.get("schema") != SCHEMA or config.get("schema_version") != SCHEMA_VERSION:
+        config = read_json(file, MEND)
+        if isinstance(config, dict) and (
+            config.get("schema") != SCHEMA or config.get("schema_version") != SCHEMA_VERSION
+        ):
             raise HVAEError(f"{file} has schema {config.get('schema')} version {config.get('schema_version')}, expected "
                             f"{SCHEMA} version {SCHEMA_VERSION}")  # fmt: skip
+        check_record(config, file, MEND)
         return cls(path, config)
+
+    def claim(self) -> None:
+        """Keep other processes from writing this run, until :meth:`release` or the end of this process, however it ends.
+
+        :raises HVAEError: where another one is at work on it. File systems that know no locks are written without.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise HVAEError(
+                f"{self.path}: another process is training this run; wait until it has ended, or choose another directory"
+            ) from error
+        except OSError:
+            os.close(handle)
+        else:
+            self._claim = handle
+
+    def release(self) -> None:
+        """Undo :meth:`claim`."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
+
+    def pair(self) -> HVAE:
+        """The pair that the run records, freshly initialised; not larger than its parameters on disk allow."""
+        file = self.path / "config.json"
+        weights = self.path / WEIGHTS if self.packed else max(self.checkpoints(), default=file, key=os.path.getsize)
+        largest = sorted([abs(n) for n in numbers(self.config["vae"])] + [1, 1])[-2:]
+        if 4 * largest[0] * largest[1] > max(PROMISED, RATIO * weights.stat().st_size):
+            raise HVAEError(
+                f"{file} speaks of layers of {largest[1]:,} units, for which {weights.name} is too small; {MEND}"
+            )
+        with content_of(file, MEND):
+            return from_config(self.config["vae"])
+
+    def check_same(self, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint of another run, or a ``config.json`` that was changed."""
+        if checkpoint.configuration not in (self.fingerprint, earlier_fingerprint(self.config)):
+            raise HVAEError(
+                f"the newest checkpoint of {self.path} is of another configuration than config.json has; {MEND}"
+            )
 
     # -- data
 
@@ -212,11 +288,17 @@ class RunDirectory:
     def transform(self) -> Whitening | None:
         """The whitening transform that the run's data went through."""
         file = self.path / "transform.nc"
-        return Whitening.from_dataset(read_netcdf(file)) if file.exists() else None
+        if not file.exists() and not self.config.get("transform", False):
+            return None
+        found = read_netcdf(file)
+        with content_of(file, MEND):
+            return Whitening.from_dataset(found)
 
     def held_out(self) -> xr.Dataset:
         """The held-out patches (at most 10,000)."""
         dataset = read_netcdf(self.path / "heldout.nc")
+        if "x" not in dataset or dataset["x"].dims != ("image", "pixel"):
+            raise HVAEError(f"{self.path / 'heldout.nc'} holds no patches, x (image, pixel); {MEND}")
         text = {n: ("image", dataset[n].values.astype(str)) for n in ("source", "family", "split") if n in dataset}
         return dataset.assign_coords(text)
 
@@ -268,8 +350,9 @@ class RunDirectory:
         path = self.path / "checkpoints" / f"step-{checkpoint.step:08d}.safetensors"
         content = checkpoint.bytes()
         write_atomically(path, lambda file: file.write_bytes(content))
-        for old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
-            old.unlink()
+        with as_hvae_error(path):
+            for old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
+                old.unlink(missing_ok=True)
         return path
 
     # -- what a checkpoint must agree with
@@ -277,49 +360,14 @@ class RunDirectory:
     @property
     def fingerprint(self) -> str:
         """Digest of what must not change when a run goes on: everything but the number of steps."""
-        return fingerprint(self.config)
+        with content_of(self.path / "config.json", MEND):
+            return fingerprint(self.config)
 
     @property
     def fit_config(self) -> FitConfig:
         """The training configuration."""
-        return FitConfig.from_dict(self.config["fit"])
-
-
-RECORDED = ("vae", "objective", "fit", "data")
-
-
-def fingerprint(config: Mapping[str, Any]) -> str:
-    """See :attr:`RunDirectory.fingerprint`."""
-    return _digest_of(comparable(config))
-
-
-def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same in a run that goes on. Of the data that is their digest, not where they were read from."""
-    recorded = {key: config[key] for key in RECORDED}
-    recorded["fit"] = {k: v for k, v in config["fit"].items() if k != "steps"}
-    recorded["data"] = {k: v for k, v in config["data"].items() if k != "provenance"}
-    return recorded
-
-
-def earlier_fingerprint(config: Mapping[str, Any]) -> str:
-    """The digest in checkpoints of runs that were begun when the provenance of the data was part of it."""
-    return _digest_of(comparable(config) | {"data": config["data"]})
-
-
-def _digest_of(recorded: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(recorded, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Where two configurations differ, as ``field: ours, theirs``."""
-    found = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: {a!r} given, {b!r} in the run")
-    return found
+        with content_of(self.path / "config.json", MEND):
+            return FitConfig.from_dict(self.config["fit"])
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
@@ -330,12 +378,16 @@ def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
 def read_netcdf(path: Path) -> xr.Dataset:
     """A netCDF-4 file in memory; :class:`HVAEError` if missing or damaged."""
     if not path.is_file():
-        raise HVAEError(f"{path}: no such file; the run directory is incomplete")
+        raise HVAEError(f"{path}: no such file; the run directory is incomplete: {MEND}")
+    check_seal(path, MEND)
     try:
         with xr.open_dataset(path, engine="netcdf4") as dataset:
+            check_promises(dataset, path, MEND)
             return dataset.load()
+    except HVAEError:
+        raise
     except Exception as error:  # the netCDF and HDF5 layers raise many kinds on damaged files
-        raise HVAEError(f"{path}: damaged or not a netCDF file ({type(error).__name__}: {error})") from error
+        raise HVAEError(f"{path}: damaged or not a netCDF file ({type(error).__name__}: {error}); {MEND}") from error
 
 
 @checked
@@ -351,8 +403,9 @@ def load(path: str | os.PathLike[str], *, vae: HVAE | None = None) -> HVAE:
     else:
         run = RunDirectory.open(path)
         checkpoint = run.latest()
+    run.check_same(checkpoint)
     if vae is None:
-        vae = from_config(run.config["vae"])
+        vae = run.pair()
     checkpoint.load_into(vae)
     vae.starts = run.config.get("starts", [])
     vae.record = {key: run.config[key] for key in RECORDED} | {"starts": vae.starts, "step": checkpoint.step}

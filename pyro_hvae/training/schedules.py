@@ -22,9 +22,12 @@ class Schedule:
     knots: tuple[tuple[float, float], ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "knots", tuple((float(s), float(v)) for s, v in self.knots))
+        try:
+            object.__setattr__(self, "knots", tuple((float(s), float(v)) for s, v in self.knots))
+        except (TypeError, ValueError, OverflowError):
+            raise HVAEError(f"a schedule is made of pairs (step, value) of numbers, got {self.knots!r:.200}") from None
         steps = [s for s, _ in self.knots]
-        if not steps or steps != sorted(steps):
+        if not steps or steps != sorted(steps) or not all(map(math.isfinite, steps)):
             raise HVAEError(f"a schedule needs knots (step, value) in order of steps, got {self.knots}")
         if any(not math.isfinite(v) or v < 0 for _, v in self.knots):
             raise HVAEError(f"the values of a schedule must be finite and not negative, got {self.knots}")
@@ -74,5 +77,10 @@ class Schedule:
 
     def __str__(self) -> str:
         if len(self.knots) == 1:
-            return f"{self.knots[0][1]:g}"
-        return ",".join(f"{s:g}:{v:g}" for s, v in self.knots)
+            return _exact(self.knots[0][1])
+        return ",".join(f"{_exact(s)}:{_exact(v)}" for s, v in self.knots)
+
+
+def _exact(value: float) -> str:
+    """The shortest text that is read as the same number: a run is resumed from the text."""
+    return short if float(short := f"{value:g}") == value else repr(value)

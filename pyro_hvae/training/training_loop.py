@@ -26,7 +26,8 @@ from pyro_hvae.training.config import FitConfig
 from pyro_hvae.training.contexts import Signals, frozen, matmul_precision
 from pyro_hvae.training.distributed import Processes, share_batch
 from pyro_hvae.training.progress import Progress
-from pyro_hvae.training.run_directory import Checkpoint, RunDirectory, earlier_fingerprint, fingerprint
+from pyro_hvae.training.recorded import fingerprint
+from pyro_hvae.training.run_directory import Checkpoint, RunDirectory
 from pyro_hvae.training.tracing import CudaGraph, NotCompilable, compile_step
 from pyro_hvae.training.training_step import TrainingStep
 
@@ -176,6 +177,11 @@ class Loop:
         if self.directory is not None and self.main and not self.done:
             self.directory.discard()
 
+    def release(self) -> None:
+        """Let others write the run directory."""
+        if self.directory is not None:
+            self.directory.release()
+
     def result(self) -> Run:
         """What was trained."""
         self.step.optimizer.zero_grad()  # leave no gradients for others to add to
@@ -268,8 +274,7 @@ class Loop:
     def _resume(self) -> None:
         assert self.directory is not None
         checkpoint = self.directory.latest()
-        if checkpoint.configuration not in (self.fingerprint, earlier_fingerprint(self.directory.config)):
-            raise HVAEError(f"the newest checkpoint of {self.directory.path} is of another configuration")
+        self.directory.check_same(checkpoint)
         checkpoint.load_into(self.vae)
         for name, p in self.named.items():
             prefix = f"optimizer.{name}."

@@ -49,3 +49,17 @@ def test_stretched_keeps_values_at_proportional_steps():
 def test_bad_schedules_are_refused(text, says):
     with pytest.raises(HVAEError, match=says):
         Schedule.of(text)
+
+
+@pytest.mark.parametrize(
+    "value", [1 / 3, 0.00123456789, 1e-30, "0:0.1234567891,1234567:2", "0:1,3333.333333333333:0.5"]
+)
+def test_the_text_of_a_schedule_is_read_as_the_same_schedule(value):
+    """A run is resumed from it, bit for bit."""
+    assert Schedule.of(str(Schedule.of(value))) == Schedule.of(value)
+
+
+@pytest.mark.parametrize("value", ["nan:1,2:3", "inf:1", [1], [(1,)], [("a", "b")], ["ab"], [(None, 1)]])
+def test_what_is_no_schedule_is_refused(value):
+    with pytest.raises(HVAEError):
+        Schedule.of(value)
