@@ -36,7 +36,6 @@ from pyro_hvae.bounds.traces import Clamp, PairTrace, log_prob, replay_model, sa
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs.program import is_stochastic
 
-GRADIENTS = ("standard", "stl", "dreg", "rao_blackwell", "rao_blackwell_stl", "rao_blackwell_dreg")
 LINEAR_SITE = "z1"
 
 

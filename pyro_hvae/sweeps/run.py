@@ -22,6 +22,7 @@ from distributed import Client, Future, LocalCluster, as_completed, wait
 
 from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.published.options import Device
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.storage.provenance import git_revision, versions
 from pyro_hvae.sweeps import member
@@ -49,7 +50,7 @@ def sweep(
     workers: int | None = None,
     threads: int = 1,
     scheduler: str | Client | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
     """Train a pair at every point of a grid of settings; each run is what ``build`` and ``fit`` would give alone.
@@ -124,7 +125,7 @@ def sweep(
     return _save(directory)
 
 
-def _check(export: int, workers: int | None, threads: int, scheduler: str | Client | None, device: str) -> None:
+def _check(export: int, workers: int | None, threads: int, scheduler: str | Client | None, device: Device) -> None:
     torch_device(device)
     for name, value, least in (("export", export, 0), ("workers", workers, 1), ("threads", threads, 1)):
         if value is not None:
