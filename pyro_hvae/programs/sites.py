@@ -49,6 +49,11 @@ class _Rows:
         return self.bias[: self.dim]
 
     @property
+    def v_weight(self) -> Tensor:
+        """``(dim, in_features)``."""
+        return self.weight[self.dim : 2 * self.dim]
+
+    @property
     def v_bias(self) -> Tensor:
         """v where the features are zero, ``(dim,)``."""
         return self.bias[self.dim : 2 * self.dim]
