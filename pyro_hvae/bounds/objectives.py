@@ -29,6 +29,7 @@ from pyro_hvae.bounds.names import GRADIENTS
 from pyro_hvae.bounds.structure import Structure
 from pyro_hvae.bounds.traces import PairTrace, check_layout, check_reparametrised, log_prob, sample_sites, trace_pair
 from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.programs.program import nodes
 
 Beta = float | Tensor
 
@@ -294,7 +295,7 @@ def power_mean(log_w: Tensor, alpha: float) -> Tensor:
 
 def _own_prior(pair: PairTrace, site: str) -> bool:
     """Whether q of a site is a product with the very p of the model, so that its KL to it has a simpler form."""
-    q, p = (trace.nodes[site]["fn"] for trace in (pair.guide, pair.model))
+    q, p = (nodes(trace)[site]["fn"] for trace in (pair.guide, pair.model))
     q, p = getattr(q, "base_dist", q), getattr(p, "base_dist", p)
     return hasattr(q, "kl_to_prior") and torch.equal(q.loc, p.loc) and torch.equal(q.scale, p.scale)
 

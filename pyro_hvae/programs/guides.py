@@ -63,11 +63,11 @@ class TopDownGuide(LayeredProgram):
             widths.append(units[-1] if units else widths[-1])
         self.bottom_up = nn.ModuleList(MLP(m, units) for m, units in zip(widths, hidden_x, strict=False))
         self.top_down = nn.ModuleList(MLP(m, units) for m, units in zip(self.dims[1:], hidden_z, strict=True))
+        read = [units[-1] if units else dim for dim, units in zip(self.dims[1:], hidden_z, strict=True)]
         self.joint = nn.ModuleList(
-            JointMLP((width, c.out_features), units)
-            for width, c, units in zip(widths[1:], self.top_down, hidden_joint, strict=False)
+            JointMLP((width, above), units) for width, above, units in zip(widths[1:], read, hidden_joint, strict=False)
         )
-        features = [d.out_features for d in self.joint] + [widths[-1]]
+        features = [units[-1] for units in hidden_joint] + [widths[-1]]
         self.heads = nn.ModuleList(map(Head, features, self.dims, self.families))
         self.config: dict[str, Any] = dict(
             pixels=self.pixels,

@@ -261,7 +261,8 @@ class Stack:
         results = iter(
             self.run(*self.parameters, *self.betas, torch.stack(list(images)), self.tally, *self._stacked(noise))
         )
-        *gradients, found_inf, tally = (next(results) if there else None for there in self.present)
+        outputs: list[Any] = [next(results) if there else None for there in self.present]
+        *gradients, found_inf, tally = outputs
         self.tally.copy_(tally)
         for m, step in enumerate(self.steps):
             step.update([None if g is None else g[m] for g in gradients], found_inf[m])

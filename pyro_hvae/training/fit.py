@@ -195,7 +195,7 @@ def prepare(
     directory = _directory(where, described | {"compile": compiling}, data, overwrite and main, resume)
     if resume and directory is not None:
         described["starts"] = vae.starts = directory.config.get("starts", [])
-    if resume and config.compile == "auto":
+    if resume and directory is not None and config.compile == "auto":
         compiling = directory.config.get("compile", compiling)  # a compiled step rounds otherwise than an eager one
     config = replace(config, compile="auto" if config.compile == "auto" and compiling else compiling)
     return Loop(

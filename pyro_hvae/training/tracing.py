@@ -101,7 +101,7 @@ def stepping(function: StepFunction) -> Callable[..., Any]:
 
 def compile_graph(graph: Callable, backend: str | Callable = "inductor") -> Callable:
     """Machine code for a traced graph; random numbers are drawn as eager steps draw them."""
-    options = {"options": {"fallback_random": True}} if backend == "inductor" else {}
+    options: Any = {"options": {"fallback_random": True}} if backend == "inductor" else {}
     return torch.compile(graph, fullgraph=True, dynamic=False, backend=backend, **options)
 
 
@@ -274,18 +274,14 @@ def compare(function: StepFunction, eager: Differentiate, ours: Differentiate, x
     (gradients, values), (our_gradients, our_values) = results
     # Gradients that cancel to rounding (of a bias before a BatchNorm layer) are compared with the size of all.
     small = 1e-3 * torch.stack([g.norm() for g in gradients if g is not None]).norm()
-    pairs = [("value of the bound", values, our_values)]
-    pairs += [
-        (f"gradient of {name}", *both) for name, *both in zip(function.trained, gradients, our_gradients, strict=True)
-    ]
+    names = ["value of the bound", *(f"gradient of {name}" for name in function.trained)]
+    pairs = zip(names, (values, *gradients), (our_values, *our_gradients), strict=True)
     for what, a, b in pairs:
         if (a is None) != (b is None):
             raise NotCompilable(f"the {what} exists in one of the eager step and ours only: {cause}")
-        if (
-            a is not None
-            and not (a - b).norm() <= TOLERANCE[function.precision] * (a.norm() + small)
-            and bool(a.isfinite().all())
-        ):
+        if a is None or b is None:
+            continue
+        if not (a - b).norm() <= TOLERANCE[function.precision] * (a.norm() + small) and bool(a.isfinite().all()):
             raise NotCompilable(
                 f"the {what} differs between the eager step and ours by {((a - b).norm() / a.norm()).item():.1e}: {cause}"
             )

@@ -187,7 +187,7 @@ class TrainingStep:
         self.function = StepFunction(
             vae, objective if own else ELBO(), list(parameters), list(betas) if own else (), training
         )
-        self.pyro_objective = None if own else objective
+        self.pyro_objective: Any = None if own else objective
         self.eager: Advance = self.function if own else self._by_pyro
         self.tally = self.function.tally.empty(0, like.device)
         self._fetched = 0
@@ -220,7 +220,7 @@ class TrainingStep:
                 gradient = torch.empty_like(p).copy_(gradient)
             p.grad = gradient
         # The fused update is not carried out where found_inf is set: a decision on the device, without a sync.
-        self.optimizer.found_inf = found_inf
+        self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # as torch.amp.GradScaler hands it over
         self.optimizer.step()
 
     def _by_pyro(self, betas: Sequence[Tensor], x: Tensor, tally: Tensor) -> StepResult:
