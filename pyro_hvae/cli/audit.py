@@ -9,7 +9,9 @@ from pyro_hvae.cli.parsing import add_device, add_out, add_run, add_seed, at_lea
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Register the command."""
-    parser = subparsers.add_parser("audit", help="judge a guide by a long-run sampler of the same model's posterior")
+    parser = subparsers.add_parser(
+        "audit", help="compare a guide with a long-run sampler of the same model's posterior"
+    )
     add_run(parser)
     add_out(parser, "audit file (.nc); the figure goes beside it (.png)")
     parser.add_argument("--limit", type=at_least(1), default=16, metavar="N", help="held-out images (16)")

@@ -10,7 +10,9 @@ from pyro_hvae.cli.parsing import add_device, add_out, add_seed, at_least
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Register the command."""
     parser = subparsers.add_parser("evidence", help="estimate log p(x) of held-out images, for one run or several")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories; all are asked about the same images")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run directories; log p(x) is that of the same images under each"
+    )
     parser.add_argument(
         "--limit", type=at_least(1), default=100, metavar="N", help="held-out images of the first run, at most (100)"
     )

@@ -53,9 +53,9 @@ def sweep(
     device: Device = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
-    """Train a pair at every point of a grid of settings; each run is what ``build`` and ``fit`` would give alone.
+    """Train a pair at every point of a grid of settings; each run is what ``build`` and ``fit`` give.
 
-    Calling it again with the same design goes on where it stopped: finished runs are left alone, others go on from their
+    Calling it again with the same design goes on where it stopped: finished runs are not trained again, others go on from their
     newest checkpoint, failed ones are tried again. A run that fails does not keep the others from finishing.
 
         hvae.sweep(
@@ -249,6 +249,6 @@ def _line(run: Path) -> str:
     if status == member.FAILED:
         return f"{run.name}: failed: {member.error_of(run)}"
     if (found := member.summary(run)) is None:
-        return f"{run.name}: left alone, another process is at work on it"
+        return f"{run.name}: skipped, another process is at work on it"
     active = ", ".join(f"{found[name]:g} active {name[7:]}" for name in found if name.startswith("active_"))
     return f"{run.name}: held-out ELBO {found['test_elbo']:.1f}, {active}, {found['seconds']:.0f} s"

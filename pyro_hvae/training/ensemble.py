@@ -1,6 +1,6 @@
 """Several pairs of one architecture trained at once: their parameters stacked, one step for all by :func:`torch.func.vmap`.
 
-Every member draws its batches and random numbers as it would alone, so that each ends as :func:`~pyro_hvae.fit` would have
+Every member draws its batches and random numbers as in a run of its own, so that each ends as :func:`~pyro_hvae.fit` would have
 trained it, up to rounding. Members of another shape (another dim z2, another number of particles) cannot be stacked with
 the rest; they are stacked among themselves, one group after the other.
 """

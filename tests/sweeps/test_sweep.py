@@ -262,6 +262,16 @@ def test_every_setting_is_an_option_of_the_command():
     assert set(SETTINGS) <= set(parsed)
 
 
+def test_the_page_on_sweeps_lists_every_setting():
+    import re
+
+    from pyro_hvae.sweeps.settings import SETTINGS
+
+    page = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    table = page.split("| settings, each of which can be an axis |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == set(SETTINGS)
+
+
 def test_the_help_of_the_command_says_what_every_setting_is(capsys):
     from pyro_hvae.sweeps.settings import SETTINGS
 
