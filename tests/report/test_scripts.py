@@ -23,7 +23,26 @@ from pyro_hvae.storage.posterior_file import open_posterior
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))
 #: The analysis that each script is of, by its public name.
-NAMES = set(["active_dimensions", "aggregate_posterior", "ancestral_samples", "bound_terms", "contextual_prior", "gabor_fits", "guide_audit", "inference_gap", "inpainting", "modulation_fields", "noise_correlations", "projective_fields", "receptive_fields", "reconstruction", "sparseness", "texture_decoding", "texture_selectivity", "trust"])  # fmt: skip
+NAMES = {
+    "active_dimensions",
+    "aggregate_posterior",
+    "ancestral_samples",
+    "bound_terms",
+    "contextual_prior",
+    "gabor_fits",
+    "guide_audit",
+    "inference_gap",
+    "inpainting",
+    "modulation_fields",
+    "noise_correlations",
+    "projective_fields",
+    "receptive_fields",
+    "reconstruction",
+    "sparseness",
+    "texture_decoding",
+    "texture_selectivity",
+    "trust",
+}
 FUNCTIONS = {script.stem: script.stem for script in SCRIPTS} | {
     "texture_decoding": "decode_family", "reconstruction": "reconstructions",
 }  # fmt: skip

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -184,8 +185,8 @@ def test_another_design_in_the_same_directory_is_refused(swept, tmp_path):
         (TINY, {"dim_z2": 5}, "axes must be a mapping from a text to a sequence, got 5"),
         (TINY, {"dim_z2": [5, 5]}, "each of them once"),
         (TINY, {"dim_z2": []}, "needs values"),
-        (TINY, {"dim_z2": ["five"]}, "dim_z2 must be int or nothing, got 'five'"),
-        (TINY, {"seed": [True]}, "seed must be int, got True"),
+        (TINY, {"dim_z2": ["five"]}, "dim_z2 must be a whole number or None, got 'five'"),
+        (TINY, {"seed": [True]}, "seed must be a whole number, got True"),
         (TINY, {}, "at least one axis"),
         (TINY, {"steps": [1, 2]}, "steps cannot be a setting of all runs and an axis"),
         (TINY, {"guide": ["top_down", "topdown"]}, "did you mean 'top_down'"),
@@ -194,7 +195,7 @@ def test_another_design_in_the_same_directory_is_refused(swept, tmp_path):
         (TINY, {"precision": ["float32", "float16"]}, "did you mean 'bfloat16'|Known: bfloat16"),
         ({"steps": 3}, AXES, "needs a preset"),
         ({"steps": 3}, {"preset": ["TDVAE20", "TDVAE40"]}, "share their patches"),
-        (TINY, {"clip": ["0:1"]}, "clip must be float or nothing"),
+        (TINY, {"clip": ["0:1"]}, "clip must be a number or None"),
         ({**TINY, "pixels": 25}, AXES, "the patches have 16 pixels and the models of the sweep 25"),
     ],
 )  # fmt: skip
