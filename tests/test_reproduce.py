@@ -48,27 +48,27 @@ def test_active_dimensions(counts, expected):
 
 
 def test_means_and_deviations_over_seeds_are_said():
-    rows = {"TDVAE20": [{"decode z2 mean, own": v} for v in (0.7, 0.8, 0.9)]}
-    assert claims.said(rows, "TDVAE20", "decode z2 mean, own") == "0.80 ± 0.10"
-    text, found = verdict(claims.number("TDVAE20", "decode z2 mean, own", 0.81, 0.9), rows)
+    rows = {"TDVAE20": [{"decode z2 mean, synthesised": v} for v in (0.7, 0.8, 0.9)]}
+    assert claims.said(rows, "TDVAE20", "decode z2 mean, synthesised") == "0.80 ± 0.10"
+    text, found = verdict(claims.number("TDVAE20", "decode z2 mean, synthesised", 0.81, 0.9), rows)
     assert (text, found) == ("0.80 ± 0.10", "does not hold")
 
 
 def decoding(z2, norm, pixels=0.2):
     values = {"z2 mean": z2, "norm": norm, "pixels": pixels, "power spectrum": 0.9}
-    return {"TDVAE20": [{f"decode {k}, own": v for k, v in values.items()}]}
+    return {"TDVAE20": [{f"decode {k}, synthesised": v for k, v in values.items()}]}
 
 
 def test_z2_must_beat_both_floors():
-    test = claims.decodes("TDVAE20", "own")
+    test = claims.decodes("TDVAE20", "synthesised")
     assert verdict(test, decoding(0.8, 0.45))[1] == "holds"
     assert verdict(test, decoding(0.8, 0.75))[1] == "does not hold"
     assert verdict(test, decoding(0.29, 0.1))[1] == "does not hold"
 
 
 def test_noise_correlations_must_be_absent_in_chain():
-    key = "decode z1 noise correlations, own"
-    rows = {n: [{key: 0.5, "decode pixels, own": 0.2}] for n in ("TDVAE20", "SkipVAE20")}
+    key = "decode z1 noise correlations, synthesised"
+    rows = {n: [{key: 0.5, "decode pixels, synthesised": 0.2}] for n in ("TDVAE20", "SkipVAE20")}
     assert verdict(claims.noise_decodes, rows | {"ChainVAE20": [{key: float("nan")}]})[1] == "holds"
     assert verdict(claims.noise_decodes, rows | {"ChainVAE20": [{key: 0.3}]})[1] == "does not hold"
     assert verdict(claims.noise_decodes, rows)[1] == "not tested"

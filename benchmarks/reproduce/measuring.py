@@ -14,8 +14,9 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.stimuli import PatchData, concatenate, masked
 from pyro_hvae.storage.pareto_limits import GOOD_K
 
-NATURAL, MASKED, JUDGED = 1000, 500, 250
-"""Held-out patches for moments and for inpainting; patches, natural and textures, for evidence."""
+NATURAL, MASKED, JUDGED, HIGH_CONTRAST = 1000, 500, 250, 1000
+"""Held-out patches for moments, for inpainting; patches, natural and textures, for evidence; of the highest contrast, on which
+[V24] looks for the highest noise correlations."""
 DRAWS = 1000
 RADII = (3, 5)
 UNITS = 60
@@ -24,7 +25,7 @@ UNITS = 60
 def measure(vae: hvae.HVAE, data: PatchData, textures: dict[str, PatchData], work: Path, seed: int) -> dict[str, Any]:
     """Numbers of a pair, by name.
 
-    :param textures: labelled patches by how they were preprocessed; the first is used for everything but decoding.
+    :param textures: labelled patches by name; the first is used for everything but decoding.
     :param work: folder for posterior files, which are deleted.
     """
     found: dict[str, Any] = {}
@@ -49,6 +50,8 @@ def measure(vae: hvae.HVAE, data: PatchData, textures: dict[str, PatchData], wor
             if whole:
                 found |= _of_file(tree, vae, bool(units))
     found |= _fields(fits)
+    if units:
+        found |= _high_contrast(vae, data, fits, file, common)
     for radius in RADII:
         shown = masked(PatchData(data.train.isel(image=slice(2)), data.test.isel(image=slice(MASKED)), data.transform,
                                  data.size, data.provenance), radius=radius, space="whitened")  # fmt: skip
@@ -123,6 +126,22 @@ def _correlations(tree: xr.DataTree) -> dict[str, float]:
         for count in noise["count"].values:
             found[f"consistency, {count}"] = float(noise["consistency"].sel(count=count))
     return found
+
+
+def _high_contrast(
+    vae: hvae.HVAE, data: PatchData, fits: xr.Dataset, file: Path, common: dict[str, Any]
+) -> dict[str, float]:
+    """Highest noise correlations as in [V24]: the patches of highest contrast, the units selected by their Gabors."""
+    norm = np.linalg.norm(data.test["x"].values, axis=1)
+    images = data.test.isel(image=np.sort(np.argsort(norm)[-HIGH_CONTRAST:]))
+    selected = fits["unit"].values[fits["selected"].values.astype(bool)].tolist()
+    found = {"Gabor-selected z1": float(len(selected))}
+    if len(selected) < 10:
+        return found
+    with hvae.export_posterior(
+        vae, images, moment_draws=200, units=selected, receptive_fields=0, path=file, **common
+    ) as tree:
+        return found | {f"{key}, high contrast": value for key, value in _correlations(tree).items()}
 
 
 def _decoding(tree: xr.DataTree, vae: hvae.HVAE, correlated: bool) -> dict[str, float]:

@@ -194,6 +194,7 @@ def check_on_device(graph: GraphModule) -> None:
     :raises NotCompilable: naming the draw.
     """
     graph.graph.eliminate_dead_code()
+    graph.recompile()  # torch.compile looks nodes up by the lines of the code
     for node in _draws(graph):
         if node.users and node.meta["val"].device.type == "cpu":
             raise NotCompilable(f"{node.target} draws random numbers on the CPU; give it the device of the images")

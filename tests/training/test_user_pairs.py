@@ -22,7 +22,7 @@ from pyro_hvae.training import tracing as compiled
 from pyro_hvae.training.fit import fit
 from pyro_hvae.training.fit import resume as resume_run
 from pyro_hvae.training.run_directory import RunDirectory, load
-from pyro_hvae.training.tracing import NotCompilable, check_on_device, compare, lift_noise, trace
+from pyro_hvae.training.tracing import NotCompilable, check_on_device, compare, compile_graph, lift_noise, trace
 from pyro_hvae.training.training_step import TrainingStep
 
 QUICK = dict(steps=20, batch=20, learning_rate=1e-2, log_every=10, evaluate_every=1000, checkpoint_every=1000,
@@ -382,6 +382,24 @@ def test_draws_on_the_host_are_refused_where_a_replay_would_repeat_them():
         if "normal_" in str(node.target):
             node.meta["val"] = node.meta["val"].to("meta")  # as on a device
     check_on_device(graph)  # the indices of the plate are not used
+
+
+def test_a_graph_that_was_checked_for_a_device_can_be_compiled():
+    """torch.compile looks nodes up by the lines of the graph's code, which must be that of the nodes that are left."""
+    vae = small_pair()
+    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, 1e-2)
+    x, parameters = torch.randn(20, 16), [p.detach() for p in step.parameters]
+    with pyro.validation_enabled(False):
+        graph = trace(step.function, x)
+        for node in graph.graph.nodes:
+            if "uniform_" in str(node.target) or "normal_" in str(node.target):
+                node.meta["val"] = node.meta["val"].to("meta")  # as on a device
+        check_on_device(graph)
+        torch.manual_seed(0)
+        expected = step.function((), x, step.tally)[2]
+        torch.manual_seed(0)
+        *_, tally = compile_graph(graph, backend="eager")(parameters, [], x, step.tally)
+    torch.testing.assert_close(tally, expected)
 
 
 def test_no_warning_is_given_without_a_reason():
