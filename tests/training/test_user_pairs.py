@@ -387,7 +387,7 @@ def test_draws_on_the_host_are_refused_where_a_replay_would_repeat_them():
 def test_a_graph_that_was_checked_for_a_device_can_be_compiled():
     """torch.compile looks nodes up by the lines of the graph's code, which must be that of the nodes that are left."""
     vae = small_pair()
-    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, 1e-2)
+    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, Training(learning_rate=1e-2))
     x, parameters = torch.randn(20, 16), [p.detach() for p in step.parameters]
     with pyro.validation_enabled(False):
         graph = trace(step.function, x)
