@@ -15,6 +15,7 @@ import pyro
 import torch
 
 import pyro_hvae as hvae
+from pyro_hvae.published import Training
 from pyro_hvae.stimuli import natural_patches
 from pyro_hvae.training.training_step import StepFunction
 
@@ -22,7 +23,7 @@ from pyro_hvae.training.training_step import StepFunction
 def bound(vae: hvae.HVAE, x: torch.Tensor, precision: str) -> torch.Tensor:
     """The ELBO of each image in double precision of the sum, always with the same draws."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    function = StepFunction(vae, hvae.ELBO(), [], [], precision=precision)
+    function = StepFunction(vae, hvae.ELBO(), [], [], Training(precision=precision))
     with torch.no_grad(), pyro.validation_enabled(False):
         torch.manual_seed(0)
         found = function.evaluate([], x).elbo

@@ -24,9 +24,10 @@ import torch
 import pyro_hvae as hvae
 from pyro_hvae.analysis import active_dimensions, decode_family, gabor_fits
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.published import Training
 from pyro_hvae.stimuli import PatchData, concatenate, natural_patches, texture_patches
 from pyro_hvae.storage.pareto_limits import GOOD_K
-from pyro_hvae.training.config import make_config
+from pyro_hvae.training.config import fill_in
 from pyro_hvae.training.run_directory import RunDirectory
 
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
@@ -176,7 +177,7 @@ def options(recipe: Recipe, vae: hvae.HVAE) -> dict[str, Any]:
         return dict(
             batch=recipe.batch, learning_rate=recipe.learning_rate, beta=beta, clip=recipe.clip, objective=objective
         )
-    whole = make_config(vae, steps=recipe.steps, batch=None, learning_rate=None, beta=None)
+    whole = fill_in(vae, Training(steps=recipe.steps))
     return dict(learning_rate=whole.learning_rate, beta=dict(whole.beta))
 
 

@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import pyro_hvae as hvae
+from pyro_hvae.published import Training
 from pyro_hvae.training.ensemble import Stack
 from pyro_hvae.training.tracing import CudaGraph, compile_step, trace
 from pyro_hvae.training.training_step import TrainingStep
@@ -44,13 +46,15 @@ class Ours:
     def __init__(self, vae: hvae.HVAE, objective: Any, x: Tensor, compiled: bool = True, precision: str = "float32"):
         parameters = dict(vae.named_parameters())
         betas = {site: torch.ones((), device=x.device) for site in vae.sites}
-        self.train = TrainingStep(vae, objective, parameters, betas, RATE, precision=precision)
+        self.train = TrainingStep(vae, objective, parameters, betas, Training(learning_rate=RATE, precision=precision))
         self.take: Callable[[Tensor], None] = self.train
         self.compile_seconds = None
         if compiled:
             with pyro.validation_enabled(False):
-                self.compile_seconds = compile_step(self.train, x)
-            self.take = CudaGraph(self.train) if x.is_cuda else self.train
+                began = time.perf_counter()
+                advance = compile_step(self.train, x)
+                self.compile_seconds = time.perf_counter() - began
+            self.take = CudaGraph(self.train, advance) if x.is_cuda else partial(self.train, advance=advance)
 
     def step(self, x: Tensor) -> None:
         with pyro.validation_enabled(False):

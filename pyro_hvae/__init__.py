@@ -24,7 +24,7 @@ _HOMES = {
     "pyro_hvae.published": ("PRESETS", "build"),
     "pyro_hvae.starts": ("start_from_energies", "start_from_ica", "start_in_linear_regime"),
     "pyro_hvae.bounds.objectives": ("ELBO", "ImportanceWeightedELBO", "RenyiELBO"),
-    "pyro_hvae.training.schedules": ("Schedule",),
+    "pyro_hvae.published.schedules": ("Schedule",),
     "pyro_hvae.training.fit": ("fit",),
     "pyro_hvae.training.ensemble": ("fit_ensemble",),
     "pyro_hvae.training.training_loop": ("Run",),

@@ -94,11 +94,18 @@ def as_annotated(name: str, value: Any, hint: Any) -> Any:
     try:
         return _converted(value, hint)
     except _Other as other:
-        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
+        choices = _names(hint)
         if choices and isinstance(plain(value), str):
-            raise unknown(f"value of {name}", value, map(str, choices)) from None
+            raise unknown(name.replace("_", " "), value, choices) from None
         part = "" if other.value is value else f" (in {_shown(value)})"
         raise HVAEError(f"{name} must be {_described(hint)}, got {_shown(other.value)}{part}") from None
+
+
+def _names(hint: Any) -> tuple[str, ...]:
+    """The texts that an annotation names, itself or as one of several."""
+    if typing.get_origin(hint) in (typing.Union, UnionType):
+        return tuple(name for part in typing.get_args(hint) for name in _names(part))
+    return tuple(map(str, typing.get_args(hint))) if typing.get_origin(hint) is Literal else ()
 
 
 class _Other(Exception):

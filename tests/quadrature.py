@@ -77,7 +77,7 @@ def tiny_pair(
                     parameter.uniform_(-1.2, 1.2)
             for head in vae.modules():
                 if isinstance(head, Head):  # exp(v) of a heavy-tailed layer above has moments only at a small slope
-                    head.weight[head.dim :] *= 0.1
+                    head.v_weight.mul_(0.1)
     return vae
 
 
@@ -543,7 +543,7 @@ def affine_model(layers: int, *, dim: int = 2, pixels: int = 3, seed: int = 0, n
             for parameter in model.parameters():
                 parameter.uniform_(-1, 1)
             for _, head in model.conditionals:
-                head.weight[dim:] = 0
+                head.v_weight.zero_()
     return model
 
 
@@ -561,7 +561,7 @@ def near_exact_guide(model: GenerativeModel, inflation: float) -> MeanFieldGuide
                 torch.as_tensor(np.concatenate([means[0, here], np.log(np.diag(covariance)[here] * inflation**2)]))
             )
             head.weight.zero_()
-            head.weight[: model.dims[l]] = torch.as_tensor((means[1:, here] - means[0, here]).T)
+            head.location_weight[:] = torch.as_tensor((means[1:, here] - means[0, here]).T)
     return guide
 
 

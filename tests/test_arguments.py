@@ -13,7 +13,7 @@ from small import small_data
 import pyro_hvae as hvae
 from pyro_hvae.arguments import as_annotated, checked, seed_of, whole_number
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.training.schedules import Schedule
+from pyro_hvae.published.schedules import Schedule
 
 SCALARS = [np.int64, np.uint8, lambda v: np.array(v), torch.tensor, lambda v: torch.tensor(v, dtype=torch.int8)]
 
@@ -84,7 +84,7 @@ def test_a_tensor_that_may_be_changed_later_stays_a_tensor():
         (3, str | os.PathLike[str], "rate must be a path, got 3"),
         ("a\0b", str | os.PathLike[str], "rate must be a path, got 'a"),
         (1, bool, "rate must be True or False, got 1"),
-        ("cpus", Literal["auto", "cpu"], "unknown value of rate 'cpus'; did you mean 'cpu'"),
+        ("cpus", Literal["auto", "cpu"], "unknown rate 'cpus'; did you mean 'cpu'"),
         (np.zeros(3), torch.Tensor, r"rate must be Tensor, got array\(\[0"),
     ],
 )
@@ -261,7 +261,7 @@ def test_nothing_is_left_of_a_run_that_was_refused(refused, tmp_path, monkeypatc
 
 def test_nothing_is_left_of_an_ensemble_that_was_refused(tmp_path):
     data = hvae.stimuli.natural_patches(20, train=400, test=20)
-    with pytest.raises(HVAEError, match="num_particles must be"):
+    with pytest.raises(HVAEError, match="particles must be a whole number of at least 1"):
         hvae.fit_ensemble(
             "TDVAE20", data, steps=2, batch=20, particles=[2, 0], out=tmp_path / "e", progress=False, device="cpu"
         )

@@ -60,6 +60,53 @@ def test_relative_links_lead_to_files_and_headings(page):
             assert fragment in anchors(path.resolve().relative_to(ROOT)), f"{page}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_files_that_are_named_are_there(page):
+    """Files of the package, its tests and benchmarks, by path or by their name alone; links are called as what they lead to."""
+    if page == Path("CHANGELOG.md"):
+        return  # tells of what was
+    rooms = ("pyro_hvae", "tests", "benchmarks", "analyses", "docs")
+    files = [p.relative_to(ROOT) for room in rooms for p in (ROOT / room).rglob("*") if "__pycache__" not in p.parts]
+    names = {p.name for p in files} | {"setup.py", "conftest.py"}
+    code = re.findall(r"`([^`\n]+)`", text(page))
+    for path in (c for c in code if re.fullmatch(r"(pyro_hvae|tests|benchmarks|analyses|docs)/[\w./-]+\.\w+", c)):
+        assert (ROOT / path).exists(), path
+    for name in (c for c in code if re.fullmatch(r"\w+\.py", c)):
+        assert name in names, name
+    for name, target in re.findall(r"\[`([\w./]+\.py)`\]\(([^)\s]+)\)", text(page)):
+        assert Path(name).name == Path(target).name, f"{name} leads to {target}"
+
+
+def test_every_module_of_the_package_has_its_place_in_the_architecture():
+    """By its room and its name; and what is named there, is there."""
+    drawn = text(Path("docs/architecture.md")).split("## The rooms")[1].split("## Where to make")[0]
+    rooms = re.split(r"^ {6}(?=\S+/ )", drawn, flags=re.MULTILINE)
+    drawn_in = {room.split("/")[0]: set(re.findall(r"\b(\w+\.py)\b", room)) for room in rooms[1:]}
+    #: Rooms whose modules are one for each thing that the room is about, named after it.
+    alike = {"stimuli", "analysis", "cli"}
+    for room in sorted(p.parent for p in (ROOT / "pyro_hvae").glob("*/__init__.py")):
+        there = {p.name for p in room.glob("*.py")} - {"__init__.py"}
+        assert room.name in drawn_in, f"{room.name} is not in docs/architecture.md"
+        if room.name not in alike:
+            assert there - drawn_in[room.name] == set(), (
+                f"modules of {room.name} that docs/architecture.md does not name"
+            )
+
+
+def test_the_architecture_names_the_room_for_ten_changes():
+    table = text(Path("docs/architecture.md")).split("## Where to make the next change")[1].split("\n## ")[0]
+    changes = re.findall(r"^\| (?!change|---)(.+?) \| (.+) \|$", table, re.MULTILINE)
+    assert len(changes) >= 10
+    for change, place in changes:
+        paths = [p for p in re.findall(r"`([\w/]+/(?:\w+\.py)?)`", place)]
+        assert paths, change
+        for path in paths:
+            assert (ROOT / path).exists() or (ROOT / "pyro_hvae" / path).exists(), f"{change}: {path}"
+        for name in re.findall(r"`([A-Z]\w+)` (?:of|in) `([\w/]+\.py)`", place):
+            homes = [p for p in (ROOT / "pyro_hvae").rglob(Path(name[1]).name) if str(p).endswith(name[1])]
+            assert any(re.search(rf"\b{name[0]}\b", p.read_text()) for p in homes), f"{change}: {name}"
+
+
 def test_every_page_of_the_documentation_is_reached_from_its_index():
     reached, todo = set(), [Path("docs/index.md")]
     while todo:

@@ -34,9 +34,8 @@ from torch import Tensor, nn
 from pyro_hvae.bounds.structure import Structure
 from pyro_hvae.bounds.traces import Clamp, PairTrace, log_prob, replay_model, sample_sites, trace_pair, vectorise
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.programs.program import is_stochastic
+from pyro_hvae.programs.program import is_stochastic, nodes
 
-GRADIENTS = ("standard", "stl", "dreg", "rao_blackwell", "rao_blackwell_stl", "rao_blackwell_dreg")
 LINEAR_SITE = "z1"
 
 
@@ -55,7 +54,7 @@ class _Cut(Messenger):
         self.values: dict[str, Tensor] = {}
         self.subsamples: dict[str, Tensor] = {}
 
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+    def _pyro_post_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
             self.subsamples[msg["name"]] = msg["value"]
         if _is_latent(msg):
@@ -230,7 +229,7 @@ def expected_log_likelihood(pair: PairTrace, image: Mapping[str, Any], A: Tensor
     :param image: the observed site.
     :param A: ``(pixel, z1_dim)``.
     """
-    variance, scale = pair.guide.nodes[LINEAR_SITE]["fn"].variance, image["fn"].base_dist.scale
+    variance, scale = nodes(pair.guide)[LINEAR_SITE]["fn"].variance, image["fn"].base_dist.scale
     if any(scale.stride()):
         spread = 0.5 * ((variance @ A.square().T) / scale.square()).sum(-1)
     else:  # one number, expanded: a product with the columns' norms instead of one with the whole of A
@@ -259,8 +258,9 @@ def check_linear(
     if not isinstance(getattr(node["fn"], "base_dist", None), torch.distributions.Normal):
         raise HVAEError(why + f"but {observed} is {type(node['fn']).__name__}, where a Normal image is needed")
     trace = pair.guide.copy()
-    shift = torch.ones_like(trace.nodes[LINEAR_SITE]["value"]).cumsum(-1).sin()
-    trace.nodes[LINEAR_SITE] = trace.nodes[LINEAR_SITE] | {"value": trace.nodes[LINEAR_SITE]["value"] + shift}
+    z1: Any = trace.nodes[LINEAR_SITE]
+    shift = torch.ones_like(z1["value"]).cumsum(-1).sin()
+    trace.nodes[LINEAR_SITE] = z1 | {"value": z1["value"] + shift}
     moved = replay_model(model, trace, args, kwargs, pair.num_particles).observed[observed]["fn"].base_dist
     expected = shift @ model.A.T
     change = moved.loc - node["fn"].base_dist.loc

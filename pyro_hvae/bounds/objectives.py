@@ -25,9 +25,11 @@ from torch.distributions import kl_divergence
 
 from pyro_hvae.arguments import as_annotated, whole_number
 from pyro_hvae.bounds import gradients
+from pyro_hvae.bounds.names import GRADIENTS
 from pyro_hvae.bounds.structure import Structure
 from pyro_hvae.bounds.traces import PairTrace, check_layout, check_reparametrised, log_prob, sample_sites, trace_pair
 from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.programs.program import nodes
 
 Beta = float | Tensor
 
@@ -68,13 +70,13 @@ class Bound(PyroELBO, abc.ABC):
 
     :param num_particles: particles K an image; the programs must work with a leading particle dimension.
     :param beta: factor of each latent site's log p - log q: one for all sites, or by site name (1 where absent).
-    :param gradient: estimator, one of :data:`~pyro_hvae.bounds.gradients.GRADIENTS`.
+    :param gradient: estimator, one of :data:`~pyro_hvae.bounds.names.GRADIENTS`.
     """
 
     def __init__(self, num_particles: int = 1, *, beta: Beta | Mapping[str, Beta] = 1.0, gradient: str = "standard"):
         num_particles = whole_number("num_particles", num_particles, 1)
-        if gradient not in gradients.GRADIENTS:
-            raise unknown("gradient", gradient, gradients.GRADIENTS)
+        if gradient not in GRADIENTS:
+            raise unknown("gradient", gradient, GRADIENTS)
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.gradient = gradient
         given = beta if isinstance(beta, Mapping) else {"": beta}
@@ -293,7 +295,7 @@ def power_mean(log_w: Tensor, alpha: float) -> Tensor:
 
 def _own_prior(pair: PairTrace, site: str) -> bool:
     """Whether q of a site is a product with the very p of the model, so that its KL to it has a simpler form."""
-    q, p = (trace.nodes[site]["fn"] for trace in (pair.guide, pair.model))
+    q, p = (nodes(trace)[site]["fn"] for trace in (pair.guide, pair.model))
     q, p = getattr(q, "base_dist", q), getattr(p, "base_dist", p)
     return hasattr(q, "kl_to_prior") and torch.equal(q.loc, p.loc) and torch.equal(q.scale, p.scale)
 

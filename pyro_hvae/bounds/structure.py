@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_hvae.bounds.traces import Clamp, PairTrace, sample_sites
+from pyro_hvae.programs.program import nodes
 
 
 def dependencies(
@@ -96,7 +97,7 @@ class Structure:
         - ``"entropy"``: log p of the sample plus the analytic entropy of q. Always valid; for z1 of a bottom-up guide.
         - ``"sample"``: log p and log q of the sample, where no closed form exists.
         """
-        p, q = pair.model.nodes[site]["fn"], pair.guide.nodes[site]["fn"]
+        p, q = nodes(pair.model)[site]["fn"], nodes(pair.guide)[site]["fn"]
         if not self.parents[site] & self.inferred_from[site] and _exists(lambda: kl_divergence(q, p)):
             return "kl"
         return "entropy" if _exists(q.entropy) else "sample"

@@ -16,7 +16,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.programs.program import is_stochastic
+from pyro_hvae.programs.program import is_stochastic, nodes
 
 PARTICLES = "_particles"  # name of the plate over particles, left of the image plate
 
@@ -30,7 +30,9 @@ def vectorise(program: Callable, num_particles: int) -> Callable:
 
 def sample_sites(trace: Trace, *, observed: bool) -> dict[str, dict[str, Any]]:
     """The stochastic sites of a trace in order of sampling, without the plates' own."""
-    return {name: node for name, node in trace.nodes.items() if is_stochastic(node) and node["is_observed"] == observed}
+    return {
+        name: node for name, node in nodes(trace).items() if is_stochastic(node) and node["is_observed"] == observed
+    }
 
 
 class Clamp(Messenger):
@@ -219,13 +221,13 @@ def family_name(fn: Any) -> str:
 
 
 def _equal(a: float | Tensor, b: float | Tensor) -> bool:
-    a, b = (torch.as_tensor(scale).detach().double().cpu() for scale in (a, b))  # numbers, or one an image
-    return torch.allclose(a, b, rtol=1e-6, atol=0)
+    ours, theirs = (torch.as_tensor(scale).detach().double().cpu() for scale in (a, b))  # numbers, or one an image
+    return torch.allclose(ours, theirs, rtol=1e-6, atol=0)
 
 
 def _show(scale: float | Tensor) -> str:
-    one = not isinstance(scale, Tensor) or scale.numel() == 1
-    return f"{float(scale):g}" if one else f"of shape {tuple(scale.shape)}"
+    several = isinstance(scale, Tensor) and scale.numel() > 1
+    return f"of shape {tuple(torch.as_tensor(scale).shape)}" if several else f"{float(scale):g}"
 
 
 def image_frames(node: Mapping[str, Any]) -> list[Any]:

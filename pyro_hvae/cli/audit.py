@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from pyro_hvae.cli.parsing import at_least
+from pyro_hvae.cli.parsing import add_device, add_out, add_run, add_seed, at_least, open_run
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Register the command."""
-    parser = subparsers.add_parser("audit", help="judge a guide by a long-run sampler of the same model's posterior")
-    parser.add_argument("source", metavar="RUN", help="run directory, or one of its checkpoints")
-    parser.add_argument(
-        "--out", required=True, metavar="FILE", help="audit file (.nc); the figure goes beside it (.png)"
+    parser = subparsers.add_parser(
+        "audit", help="compare a guide with a long-run sampler of the same model's posterior"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    add_run(parser)
+    add_out(parser, "audit file (.nc); the figure goes beside it (.png)")
     parser.add_argument("--limit", type=at_least(1), default=16, metavar="N", help="held-out images (16)")
     parser.add_argument(
         "--units", type=at_least(2), default=40, metavar="N", help="z1 units correlated, the largest fields (40)"
@@ -25,8 +24,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--warmup", type=at_least(1), default=500, metavar="N")
     parser.add_argument("--chains", type=at_least(1), default=4)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--seed", type=at_least(0), default=0)
+    add_device(parser)
+    add_seed(parser)
     parser.set_defaults(run=run)
 
 
@@ -38,16 +37,12 @@ def run(arguments: argparse.Namespace) -> int:
     from pyro_hvae.report.audit_report import audit_report
     from pyro_hvae.storage.audit_file import check_audit_target
     from pyro_hvae.storage.writing import FIGURE, check_target
-    from pyro_hvae.training.fit import torch_device
-    from pyro_hvae.training.run_directory import RunDirectory, load
 
     out = Path(arguments.out)
     picture = out.with_suffix(".png")
     check_audit_target(out, overwrite=arguments.overwrite)
     check_target(picture, overwrite=arguments.overwrite, schema=FIGURE)
-    source = Path(arguments.source)
-    directory = RunDirectory.open(source.parent.parent if source.is_file() else source)
-    vae = load(source).to(torch_device(arguments.device))
+    vae, directory, _ = open_run(arguments)
     tree = audit(
         vae,
         directory.held_out().isel(image=slice(arguments.limit)),
@@ -60,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         seed=arguments.seed,
     )
-    print(f"How much of the guide's posterior is real: {source}")
+    print(f"How much of the guide's posterior is real: {arguments.source}")
     print(audit_report(tree, picture, overwrite=arguments.overwrite))
     print(out)
     return 0

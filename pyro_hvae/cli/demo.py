@@ -9,6 +9,7 @@ from typing import Any
 
 from pyro_hvae.cli.parsing import at_least
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.storage.pareto_limits import GOOD_K
 
 STEPS = 4000
 
@@ -124,7 +125,7 @@ def claims(results: list[dict[str, Any]], ladder: str, other: str) -> list[str]:
             z2 > norm,
             f"z2 tells texture families apart better than contrast does: {z2:.2f} against {norm:.2f} from patch norm",
         ),
-        (max(trust.values()) > 0, f"the posterior of some images can be believed: k-hat below 0.7 for {shares}"),
+        (max(trust.values()) > 0, f"the posterior of some images can be believed: k-hat below {GOOD_K} for {shares}"),
     ]
     said = [f"{'holds:' if holds else 'does not hold:':15s} {text}" for holds, text in lines]
     if trust[ladder] == trust[other] or not max(trust.values()) > 0:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from pyro_hvae.cli.parsing import at_least
+from pyro_hvae.cli.parsing import add_device, add_out, add_seed, at_least
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Register the command."""
     parser = subparsers.add_parser("evidence", help="estimate log p(x) of held-out images, for one run or several")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories; all are asked about the same images")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run directories; log p(x) is that of the same images under each"
+    )
     parser.add_argument(
         "--limit", type=at_least(1), default=100, metavar="N", help="held-out images of the first run, at most (100)"
     )
@@ -23,10 +25,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--temperatures", type=at_least(2), default=1000, metavar="T", help="of AIS (1000)")
     parser.add_argument("--chains", type=at_least(1), default=8, help="of AIS, an image (8)")
-    parser.add_argument("--out", metavar="FILE", help="netCDF file for the numbers per image")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--seed", type=at_least(0), default=0)
+    add_out(parser, "netCDF file for the numbers per image", required=False)
+    add_device(parser)
+    add_seed(parser)
     parser.set_defaults(run=run)
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from pyro_hvae.cli.parsing import at_least, quoted
+from pyro_hvae.cli.parsing import add_device, add_out, add_run, add_seed, at_least, open_run, quoted
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     """Register the command."""
     parser = subparsers.add_parser("export", help="write the posterior file of a run")
-    parser.add_argument("source", metavar="RUN", help="run directory, or one of its checkpoints")
-    parser.add_argument("--out", required=True, metavar="FILE", help="posterior file: .nc, or .zarr")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    add_run(parser)
+    add_out(parser, "posterior file: .nc, or .zarr")
     parser.add_argument(
         "--patches", metavar="FILE", help="patches (PatchData.save): its test set, instead of the run's own"
     )
@@ -87,8 +86,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         metavar="N",
         help="images for which log p(x) - ELBO is split into its causes (0)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--seed", type=at_least(0), default=0)
+    add_device(parser)
+    add_seed(parser)
     parser.set_defaults(run=run)
 
 
@@ -105,14 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
     from pyro_hvae.stimuli.texture_preprocessing import check_texture_preprocessing
     from pyro_hvae.storage.posterior_file import SCHEMA
     from pyro_hvae.storage.writing import check_target
-    from pyro_hvae.training.fit import torch_device
-    from pyro_hvae.training.run_directory import RunDirectory, load
 
     check_target(arguments.out, overwrite=arguments.overwrite, schema=SCHEMA)
     check_texture_preprocessing(arguments.texture_intensity, arguments.texture_whitening)
-    source = Path(arguments.source)
-    run_directory = RunDirectory.open(source.parent.parent if source.is_file() else source)
-    vae = load(source).to(torch_device(arguments.device))
+    vae, run_directory, _ = open_run(arguments)
     images = PatchData.load(arguments.patches).test if arguments.patches else run_directory.held_out()
     sets = [images.isel(image=slice(arguments.limit))]
     transform = run_directory.transform()

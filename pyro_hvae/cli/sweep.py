@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 from typing import Any
 
-from pyro_hvae.cli.parsing import at_least, quoted
-from pyro_hvae.sweeps.settings import SETTINGS
+from pyro_hvae.cli.parsing import add_device, add_images, at_least, cutting, given, json_value, quoted, shown
+from pyro_hvae.sweeps.settings import SETTINGS, SettingOptions
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -43,21 +42,14 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     where.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="of torch, a worker (1)")
     where.add_argument("--scheduler", metavar="ADDRESS", help="dask scheduler, such as tcp://host:8786, instead")
-    where.add_argument("--device", default="auto", help="auto, cpu or cuda")
-
-    data = parser.add_argument_group("images, the same for all runs")
-    data.add_argument(
-        "--images", metavar="SOURCE", help="embedded (default), a folder, or an image, array or pickle file"
-    )
-    data.add_argument("--patches", metavar="FILE", help="patches saved before (PatchData.save), instead of --images")
-    data.add_argument("--train-patches", type=at_least(1), metavar="N")
-    data.add_argument("--test-patches", type=at_least(1), metavar="N")
-    data.add_argument("--contrast", help="none (default), or unit_norm: each patch divided by its norm")
+    add_device(where)
+    add_images(parser.add_argument_group("images, the same for all runs"))
 
     shared = parser.add_argument_group("settings of all runs; each can be an --axis instead (see docs/sweeps.md)")
-    for name, text in SETTINGS.items():
+    for name in SETTINGS:
         if name != "preset":
-            shared.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=text)
+            help = shown(SettingOptions, name)
+            shared.add_argument(f"--{name.replace('_', '-')}", type=json_value, metavar="VALUE", help=help)
     parser.set_defaults(run=run)
 
 
@@ -67,8 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pyro_hvae.sweeps.run import sweep
 
-    given = {name: text for name in SETTINGS if (text := getattr(arguments, name)) is not None}
-    settings = {name: text if name == "preset" else _value(text) for name, text in given.items()}
+    settings = given(arguments, SettingOptions)
     stopped: list[int] = []
 
     def stop(number: int, frame: object) -> None:
@@ -102,41 +93,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if finished == results["status"].size else 1
 
 
-def _axes(given: list[list[str]]) -> dict[str, list[Any]]:
+def _axes(texts: list[list[str]]) -> dict[str, list[Any]]:
     from pyro_hvae.errors import HVAEError
 
-    axes = {words[0].replace("-", "_"): [_value(text) for text in words[1:]] for words in given}
-    if len(axes) < len(given):
-        raise HVAEError(f"each axis is given once, got {', '.join(words[0] for words in given)}")
+    axes = {words[0].replace("-", "_"): [json_value(text) for text in words[1:]] for words in texts}
+    if len(axes) < len(texts):
+        raise HVAEError(f"each axis is given once, got {', '.join(words[0] for words in texts)}")
     return axes
 
 
-def _value(text: str) -> Any:
-    """A number or truth value where the text is one."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, int | float) else text
-
-
 def _data(arguments: argparse.Namespace) -> Any:
-    from pathlib import Path
-
-    from pyro_hvae.errors import HVAEError
     from pyro_hvae.stimuli import PatchData
 
-    cutting = {
-        "source": arguments.images,
-        "train": arguments.train_patches,
-        "test": arguments.test_patches,
-        "contrast": arguments.contrast,
-    }
-    given = {name: value for name, value in cutting.items() if value is not None}
-    if arguments.patches is None:
-        return given
-    if given:
-        raise HVAEError(
-            "--patches are cut already; --images, --train-patches, --test-patches and --contrast cannot be applied"
-        )
-    return PatchData.load(Path(arguments.patches))
+    options = cutting(arguments)
+    return options if arguments.patches is None else PatchData.load(arguments.patches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from pyro_hvae.cli.parsing import at_least
+from pyro_hvae.cli.parsing import add_device, add_run, add_seed, at_least, open_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         description="Fit other densities (Gaussian, ICA, scale mixtures, mixtures) to the run's training patches and set its "
         "ELBO on its held-out patches beside theirs. Kept in RUN/yardsticks.nc, from where `pyro-hvae export` takes them.",
     )
-    parser.add_argument("source", metavar="RUN", help="run directory, or one of its checkpoints")
+    add_run(parser)
     parser.add_argument("--refit", action="store_true", help="fit again what RUN/yardsticks.nc holds already")
     parser.add_argument(
         "--limit", type=at_least(1), default=60_000, metavar="N", help="training patches used, at most (60000)"
@@ -36,15 +36,13 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--particles", type=at_least(1), default=16, metavar="K", help="draws an image for the ELBO (16)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--seed", type=at_least(0), default=0)
+    add_device(parser)
+    add_seed(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit, or read what was kept; print a table with a row a yardstick, and which of them the model beats."""
-    from pathlib import Path
-
     import torch
     from rich.console import Console
     from rich.table import Table
@@ -54,15 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     from pyro_hvae.bounds.objectives import ELBO
     from pyro_hvae.densities.matching import outdated
     from pyro_hvae.errors import HVAEError
-    from pyro_hvae.training.fit import torch_device
-    from pyro_hvae.training.run_directory import RunDirectory, load
 
-    source = Path(arguments.source)
-    directory = RunDirectory.open(source.parent.parent if source.is_file() else source)
-    device = torch_device(arguments.device)
-    if arguments.particles < 1:
-        raise HVAEError(f"--particles is a number of draws, at least 1; got {arguments.particles}")
-    vae = load(source).to(device)
+    vae, directory, device = open_run(arguments)
     sigma = getattr(vae.model, "sigma", None)
     if (sigma is None) == (arguments.sigma is None):
         raise HVAEError(

@@ -33,8 +33,8 @@ def outdated(fitted: xr.Dataset, *, sigma: float, held_out: np.ndarray | None = 
 
     :param settings: ``limit`` and ``seed``, where they matter.
     """
-    asked = {"sigma": sigma} | settings
-    other = [f"{name}={fitted.attrs[name]:g}, not {value:g}" for name, value in asked.items()
+    wanted = {"sigma": sigma} | settings
+    other = [f"{name}={fitted.attrs[name]:g}, not {value:g}" for name, value in wanted.items()
              if not np.isclose(fitted.attrs[name], value, rtol=1e-5, atol=0)]  # fmt: skip
     if held_out is not None and not np.array_equal(fitted["digest"].values, digests(held_out)):
         other.append("other held-out patches")

@@ -87,7 +87,7 @@ def yardsticks(
             f"{len(x)} training patches{f' (limit={limit} of {there})' if there > limit else ''} that vary in {axes.dims} "
             f"dimensions: {COMPONENTS} covariances need at least {least}; give more, or smaller ones"
         )
-    y, judged = axes.white(x), axes.white(held_out)
+    y, held_out_y = axes.white(x), axes.white(held_out)
     rows: dict[str, list[Any]] = {"log_density": [], "train_log_density": [], "seconds": [], "iterations": []}
     for name in YARDSTICKS:
         start = time.perf_counter()
@@ -95,7 +95,7 @@ def yardsticks(
             density, fitted, iterations = axes.gaussian(held_out, sigma), axes.gaussian(x, sigma), 0
         else:
             evaluate, iterations = _fit(name, y, seed)
-            density, fitted = (axes.log_density(a, evaluate(b), sigma) for a, b in ((held_out, judged), (x, y)))
+            density, fitted = (axes.log_density(a, evaluate(b), sigma) for a, b in ((held_out, held_out_y), (x, y)))
         values = (density, fitted.mean(), time.perf_counter() - start, iterations)
         for row, value in zip(rows.values(), values, strict=True):
             row.append(value)

@@ -1,1 +1,1 @@
-"""What is asked of a trained pair: draws, moments, audits, written to files."""
+"""What a trained pair gives: draws, moments and audits, written to files."""

@@ -113,7 +113,8 @@ def _moments(fn: Any, site: str, index: Tensor | None = None) -> tuple[Tensor, T
     base = fn.base_dist if isinstance(fn, Independent) else fn
     if index is not None and isinstance(base, _SEPARABLE) and len(fn.event_shape) == 1:
         taken = [_taken(getattr(base, name).expand(base.batch_shape), index) for name in base.arg_constraints]
-        one = type(base)(*taken, validate_args=False)
+        kind: Any = type(base)
+        one = kind(*taken, validate_args=False)
         return one.mean, one.variance
     try:
         mean, variance = fn.mean, fn.variance

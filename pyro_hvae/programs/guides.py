@@ -1,6 +1,19 @@
 """Recognition programs: how the causes of an image are inferred.
 
-All have the sites z1 … zL inside one plate ``image``; they differ in the arrows between them.
+All have the sites z1 … zL inside one plate ``image``; they differ in the arrows between them, those of recognition in Fig. 1 of
+Csikor et al. 2022 (arXiv 2206.00436) [C22]:
+
+    LinearVAE           q(z1 | x)
+    TDVAE, SkipVAE      q(z2 | x) q(z1 | x, z2)
+    ChainVAE            q(z1 | x) q(z2 | z1)
+
+With them :class:`~pyro_hvae.bounds.objectives.ELBO` is, in the notation of [C22], for the top-down guide
+
+    F = E_q[log p(x | z1)] - beta1 E_q(z2 | x) KL[q(z1 | x, z2) || p(z1 | z2)] - beta2 KL[q(z2 | x) || p(z2)]
+
+and for the bottom-up guide
+
+    F = E_q(z1 | x)[log p(x | z1) + beta1 log p(z1 | z2)] + beta1 H[q(z1 | x)] - beta2 E_q(z1 | x) KL[q(z2 | z1) || p(z2)].
 """
 
 from __future__ import annotations
@@ -19,7 +32,7 @@ from pyro_hvae.programs.sites import Head, conditional
 
 
 class TopDownGuide(LayeredProgram):
-    """q(zL | x) … q(z1 | x, z2): the image is read bottom-up, then the layers are inferred top-down ([C22], TDVAE).
+    """q(zL | x) … q(z1 | x, z2): the image is read bottom-up, then the layers are inferred top-down (TDVAE; [C22], Fig. 1).
 
     With two layers and the networks' names of [C22]: L_x = MLP.a(x); q(z2 | x) from MLP.b(L_x); L_z = MLP.c(z2);
     q(z1 | x, z2) from MLP.d([L_x, L_z]). With more layers each has its own a/b, c and d.
@@ -50,11 +63,11 @@ class TopDownGuide(LayeredProgram):
             widths.append(units[-1] if units else widths[-1])
         self.bottom_up = nn.ModuleList(MLP(m, units) for m, units in zip(widths, hidden_x, strict=False))
         self.top_down = nn.ModuleList(MLP(m, units) for m, units in zip(self.dims[1:], hidden_z, strict=True))
+        read = [units[-1] if units else dim for dim, units in zip(self.dims[1:], hidden_z, strict=True)]
         self.joint = nn.ModuleList(
-            JointMLP((width, c.out_features), units)
-            for width, c, units in zip(widths[1:], self.top_down, hidden_joint, strict=False)
+            JointMLP((width, above), units) for width, above, units in zip(widths[1:], read, hidden_joint, strict=False)
         )
-        features = [d.out_features for d in self.joint] + [widths[-1]]
+        features = [units[-1] for units in hidden_joint] + [widths[-1]]
         self.heads = nn.ModuleList(map(Head, features, self.dims, self.families))
         self.config: dict[str, Any] = dict(
             pixels=self.pixels,
@@ -103,7 +116,7 @@ class _NetworkPerLayer(LayeredProgram, abc.ABC):
 
 
 class BottomUpGuide(_NetworkPerLayer):
-    """q(z1 | x) q(z2 | z1) …: each layer is inferred from the one below alone ([C22], ChainVAE).
+    """q(z1 | x) q(z2 | z1) …: each layer is inferred from the one below alone (ChainVAE; [C22], Fig. 1).
 
     :param hidden: units of q(z1 | x), q(z2 | z1), …
     """

@@ -41,7 +41,7 @@ class Evidence(nn.Module):
 
     def forward(self, m: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """m and s, ``(..., dim)``, of the linear map's value and the features."""
-        v = self.log_variance
+        v: Tensor = self.log_variance
         if self.location_correction is not None:
             m = m + self.location_correction(features)
         if self.width_correction is not None:
@@ -233,7 +233,7 @@ def _linears(modules: nn.Module) -> list[nn.Linear]:
     return [m for m in modules.modules() if isinstance(m, nn.Linear)]
 
 
-def _way_to_top(guide: nn.Module) -> list[nn.Linear]:
+def _way_to_top(guide: nn.Module) -> list[Any]:
     """Layers between the image and q(zL | x), in order; empty where zL is not read from the image."""
     if isinstance(guide, TopDownGuide):
         return [*_linears(guide.bottom_up), guide.heads[-1]]

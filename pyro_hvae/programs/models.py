@@ -4,7 +4,13 @@ All have the sites z1 … zL and x inside one plate ``image``. z1 is linear-Gaus
 
     p(x | z1, …) = Normal(A z1 + …, sigma^2 I),
 
-and Csikor et al. 2022 (arXiv 2206.00436) [C22] differ only in what is above z1.
+and the generative models of Csikor et al. 2022 (arXiv 2206.00436) [C22], Fig. 1, differ only in what is above z1:
+
+    LinearVAE           p(x, z1)     = p(x | z1) p(z1)
+    TDVAE, ChainVAE     p(x, z1, z2) = p(x | z1) p(z1 | z2) p(z2)
+    SkipVAE             p(x, z1, z2) = p(x | z1, z2) p(z1 | z2) p(z2)
+
+with p(z2) = Normal(0, I), p(z1) = Laplace(0, 1) where nothing is above it, and networks for location and scale of p(z1 | z2).
 """
 
 from __future__ import annotations
@@ -109,7 +115,7 @@ class GenerativeModel(LayeredProgram, abc.ABC):
 
 
 class MarkovModel(GenerativeModel):
-    """zL → … → z2 → z1 → x: p(x | z1) = Normal(A z1 + c, sigma^2 I) (TDVAE and ChainVAE of [C22])."""
+    """zL → … → z2 → z1 → x: p(x | z1) = Normal(A z1 + c, sigma^2 I) (TDVAE and ChainVAE; [C22], Fig. 1)."""
 
     def __init__(
         self,
@@ -127,7 +133,7 @@ class MarkovModel(GenerativeModel):
 
 
 class LinearModel(GenerativeModel):
-    """z1 → x with p(z1) = Laplace(0, 1): sparse coding (LinearVAE of [C22]). With a Normal z1, probabilistic PCA."""
+    """z1 → x with p(z1) = Laplace(0, 1): sparse coding (LinearVAE; [C22], Fig. 1). With a Normal z1, probabilistic PCA."""
 
     def __init__(
         self,
@@ -149,7 +155,7 @@ class LinearModel(GenerativeModel):
 
 
 class SkipModel(GenerativeModel):
-    """As :class:`MarkovModel`, and the layers above z1 also reach the image past it (SkipVAE of [C22]).
+    """As :class:`MarkovModel`, and the layers above z1 also reach the image past it (SkipVAE; [C22], Fig. 1).
 
     p(x | z1, z2, …) = Normal(A z1 + B h(z2, …) + c, sigma^2 I) with a softplus network h: h is concatenated with z1
     before one linear map, so x stays linear-Gaussian in z1 given the layers above.

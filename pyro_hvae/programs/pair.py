@@ -18,7 +18,7 @@ from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs.guides import BottomUpGuide, MeanFieldGuide, TopDownGuide
 from pyro_hvae.programs.ladder import LadderGuide
 from pyro_hvae.programs.models import LinearModel, MarkovModel, SkipModel
-from pyro_hvae.programs.program import LayeredProgram, evaluating, is_stochastic
+from pyro_hvae.programs.program import LayeredProgram, evaluating, is_stochastic, nodes
 from pyro_hvae.programs.widths import published_hidden
 
 MODELS: dict[str, type[LayeredProgram]] = {"linear": LinearModel, "markov": MarkovModel, "skip": SkipModel}
@@ -105,7 +105,7 @@ class HVAE(nn.Module):
             name, guide = guide, make_guide(guide, self.model, **options)
             if (
                 isinstance(guide, LadderGuide)
-                and not guide.to(self._probe()).adopt(self.guide)
+                and not LadderGuide.adopt(guide.to(self._probe()), self.guide)
                 and "reads" not in options
             ):
                 as_read = make_guide(name, self.model, reads="image", **options).to(self._probe())
@@ -233,7 +233,7 @@ def check_pair(model: Callable, guide: Callable, x: Tensor) -> dict[str, int]:
         )
     for where, trace in zip(names, (model_trace, guide_trace), strict=True):
         for name in _sites(trace, False) | _sites(trace, True):
-            if (batch := tuple(trace.nodes[name]["fn"].batch_shape)) != (len(x),):
+            if (batch := tuple(nodes(trace)[name]["fn"].batch_shape)) != (len(x),):
                 raise HVAEError(
                     f"site {name} of {where} has batch shape {batch} for {len(x)} images, expected ({len(x)},): sample it "
                     "inside `with pyro.plate('image', len(x), dim=-1)`, the dimension as event (.to_event(1))"
@@ -270,7 +270,7 @@ def check_parameters(vae: HVAE, x: Tensor) -> None:
             trace = _traced(program, x)
             if not trace.param_nodes:
                 continue
-            density = trace.log_prob_sum()
+            density = torch.as_tensor(trace.log_prob_sum())
             for name in trace.param_nodes if density.requires_grad else ():
                 value = trace.nodes[name]["value"]
                 leaf = getattr(value, "unconstrained", lambda value=value: value)()
@@ -289,9 +289,8 @@ def _depends(density: Tensor, leaf: Tensor) -> bool:
 
 
 def _sites(trace: Trace, observed: bool) -> dict[str, tuple[int, ...]]:
-    nodes = trace.nodes.items()
     return {
         name: tuple(node["value"].shape)
-        for name, node in nodes
+        for name, node in nodes(trace).items()
         if is_stochastic(node) and node["is_observed"] == observed
     }

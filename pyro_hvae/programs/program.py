@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pyro.nn import PyroModule
+from pyro.poutine import Trace
 from pyro.poutine.runtime import am_i_wrapped, effectful
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def announce_parameters(program: nn.Module) -> None:
     """One ``param`` statement for each parameter of a module."""
     # The id keeps apart the parameters of two programs of one class: SVI trains what has a name of its own.
     for name, parameter in program.named_parameters(prefix=f"{type(program).__name__}_{id(program):x}"):
-        parameter.unconstrained = _Itself(parameter)  # SVI asks each parameter for it
+        parameter.unconstrained = _Itself(parameter)  # type: ignore[attr-defined]  # SVI asks each parameter for it
         effectful(lambda value: value, type="param")(parameter, name=name)
 
 
@@ -71,7 +72,12 @@ def announcing(program: nn.Module) -> Callable:
     return announced
 
 
-def is_stochastic(site: Mapping[str, Any]) -> bool:
+def nodes(trace: Trace) -> Mapping[str, Any]:
+    """Nodes of a trace that has been run: to Pyro's types a value and a distribution may be missing there."""
+    return trace.nodes
+
+
+def is_stochastic(site: Any) -> bool:
     """Whether a site (of a trace, or a message) is one of the program's: no plate's index, no ``pyro.deterministic``."""
     return site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -15,11 +15,11 @@ from torch.distributions.kl import register_kl
 from pyro_hvae.errors import unknown
 from pyro_hvae.programs.networks import MLP
 
-FAMILIES: dict[str, type[dist.TorchDistribution]] = {"laplace": dist.Laplace, "normal": dist.Normal}
+FAMILIES: dict[str, Callable[..., dist.TorchDistribution]] = {"laplace": dist.Laplace, "normal": dist.Normal}
 LOG_VARIANCE_BOUND = 20.0
 
 
-def family_class(family: str) -> type[dist.TorchDistribution]:
+def family_class(family: str) -> Callable[..., dist.TorchDistribution]:
     """The distribution class of a family name; an unknown name is an :class:`~pyro_hvae.errors.HVAEError`."""
     if family not in FAMILIES:
         raise unknown("site family", family, FAMILIES)
@@ -31,11 +31,9 @@ def standard(family: str, dim: int, like: Tensor) -> dist.TorchDistribution:
     return family_class(family)(like.new_zeros(dim), like.new_ones(dim)).to_event(1)
 
 
-class _Rows:
+class _Rows(nn.Linear):
     """Which rows of a head's weight and bias are what: views, to be read and written where a pair is started."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter
     dim: int
 
     @property
@@ -47,6 +45,11 @@ class _Rows:
     def location_bias(self) -> Tensor:
         """``(dim,)``."""
         return self.bias[: self.dim]
+
+    @property
+    def v_weight(self) -> Tensor:
+        """``(dim, in_features)``."""
+        return self.weight[self.dim : 2 * self.dim]
 
     @property
     def v_bias(self) -> Tensor:
@@ -63,7 +66,7 @@ class _Rows:
         self.v_bias.copy_(torch.as_tensor(v))
 
 
-class Head(_Rows, nn.Linear):
+class Head(_Rows):
     """Linear map from features to a site's distribution.
 
     The output is a location and ``v``, with ``scale = exp(v / 2)`` for both families, so that ``v`` is the log
@@ -118,12 +121,14 @@ def _kl_full_normal(q: FullNormal, p: Independent) -> Tensor:
     return q.unit_kl(p.base_dist).sum(-1)
 
 
-class FullHead(_Rows, nn.Linear):
+class FullHead(_Rows):
     """Linear map from features to a :class:`FullNormal`.
 
     The output is a location, v with exp(v / 2) on the diagonal of the Cholesky factor (as in :class:`Head`), and the rows of
     its strict lower triangle in units of the diagonal element of the row.
     """
+
+    _index: Tensor
 
     def __init__(self, in_features: int, dim: int):
         super().__init__(in_features, 2 * dim + dim * (dim - 1) // 2)

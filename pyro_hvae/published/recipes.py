@@ -15,12 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pyro_hvae.errors import unknown
-from pyro_hvae.published.presets import PRESETS, Knots, Preset, Training, preset
+from pyro_hvae.published.options import RECIPES
+from pyro_hvae.published.presets import PRESETS, Preset, PublishedTraining, preset
+from pyro_hvae.published.schedules import Schedule
 
-RECIPES = ("published", "fast")
 FAST_RATE = 4e-4
 FAST_STEPS = 8000
-_FALL: Knots = ((0, FAST_RATE), (0.6, FAST_RATE), (1, FAST_RATE / 10))
+_FALL = Schedule(((0, FAST_RATE), (0.6, FAST_RATE), (1, FAST_RATE / 10)))
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Recipe:
 
     start: tuple[str, ...]
     """Names of :data:`pyro_hvae.starts.STARTS`; none for PyTorch's initialisation."""
-    training: Training
+    training: PublishedTraining
 
 
 def recipe(name: str, system: str | Preset | None, guide: str | None) -> Recipe:
@@ -43,12 +44,12 @@ def recipe(name: str, system: str | Preset | None, guide: str | None) -> Recipe:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     p = preset(system) if isinstance(system, str) else system
-    training = p.training if p is not None else Training(learning_rate=((0, 1e-3),), beta={})
+    training = p.training if p is not None else PublishedTraining(learning_rate=Schedule.constant(1e-3), beta={})
     if name == "published":
         # The ladder guide was published with no system; its z1 is in closed form unless another gradient is asked for.
         return Recipe((), replace(training, gradient="rao_blackwell") if guide == "ladder" else training)
     layers = 2 if p is None else len(p.dims)
-    end = training.beta["z2"][-1][1] if "z2" in training.beta else 1.0
+    end = training.beta["z2"].knots[-1][1] if "z2" in training.beta else 1.0
     closed = guide == "ladder" or (guide in ("top_down", "mean_field") and training.objective == "elbo")
     return Recipe(
         ("ica", "energies") if layers == 2 else ("ica",),
@@ -58,7 +59,7 @@ def recipe(name: str, system: str | Preset | None, guide: str | None) -> Recipe:
             batch=200,
             epochs=1,
             steps_per_epoch=FAST_STEPS,
-            beta={"z1": ((0, 1.0),)} | ({"z2": ((0, 0.1 * end), (0.5, end))} if layers > 1 else {}),
+            beta={"z1": Schedule.constant(1)} | ({"z2": Schedule(((0, 0.1 * end), (0.5, end)))} if layers > 1 else {}),
             clip=300.0,
             gradient="rao_blackwell" if closed else "standard",
         ),
@@ -88,6 +89,6 @@ def table() -> list[dict[str, str]]:
     return rows
 
 
-def _in_shares(knots: Knots) -> str:
+def _in_shares(schedule: Schedule) -> str:
     """``"0.1, 1 at 50%"``: values at shares of the run, linear in between."""
-    return ", ".join(f"{v:g}" + (f" at {share:.0%}" if share else "") for share, v in knots)
+    return ", ".join(f"{v:g}" + (f" at {share:.0%}" if share else "") for share, v in schedule.knots)

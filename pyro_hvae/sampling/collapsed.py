@@ -39,7 +39,7 @@ class UpperLayers:
         """``{l: (..., dim zl)}`` for l = 2 … L."""
         return dict(enumerate(upper.split(self.model.dims[1:], -1), start=2)) if self.model.layers > 1 else {}
 
-    def p_z1(self, upper: Tensor) -> torch.distributions.Distribution:
+    def p_z1(self, upper: Tensor) -> torch.distributions.Independent:
         """p(z1 | z2)."""
         return self.model.conditionals[0](self.split(upper)[2]) if self.model.layers > 1 else self.model.prior()
 

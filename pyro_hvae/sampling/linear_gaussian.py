@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs.models import GenerativeModel, SkipModel
-from pyro_hvae.programs.sites import LOG_VARIANCE_BOUND, Head
+from pyro_hvae.programs.sites import LOG_VARIANCE_BOUND
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def linear_gaussian_posterior(model: GenerativeModel, x: Tensor) -> GaussianPost
         raise HVAEError(reason)
     model._check_image(x)
     x = x.double()
-    like = dict(dtype=torch.float64, device=x.device)
+    like: dict[str, Any] = dict(dtype=torch.float64, device=x.device)
     dims, D = model.dims, sum(model.dims)
     starts = [sum(dims[:l]) for l in range(model.layers + 1)]
     M, m = torch.zeros(D, D, **like), torch.zeros(D, **like)
@@ -71,12 +72,11 @@ def linear_gaussian_posterior(model: GenerativeModel, x: Tensor) -> GaussianPost
     M[top, top] = torch.eye(dims[-1], **like)
     for l in range(model.layers - 2, -1, -1):
         here, above = slice(starts[l], starts[l + 1]), slice(starts[l + 1], starts[l + 2])
-        head: Head = model.conditionals[l][1]
-        weight, bias = head.weight.double()[: dims[l]], head.bias.double()
-        v = bias[dims[l] :].clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
+        _, head = model.conditionals[l].children()
+        weight, v = head.location_weight.double(), head.v_bias.double().clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
         M[here] = weight @ M[above]
         M[here, here] = torch.diag(torch.exp(0.5 * v))
-        m[here] = weight @ m[above] + bias[: dims[l]]
+        m[here] = weight @ m[above] + head.location_bias.double()
     G = torch.zeros(model.pixels, D, **like)
     G[:, : dims[0]] = model.to_image.weight.double()
     if isinstance(model, SkipModel):
@@ -111,7 +111,7 @@ def why_not_linear_gaussian(model: nn.Module) -> str:
                 f"p(z{l} | z{l + 1}) of this {name} has {len(trunk.layers)} softplus layers, so it is not affine; "
                 "use gibbs(model, x), or build the model with hidden=() there"
             )
-        if head.weight[head.dim :].any():
+        if head.v_weight.any():
             return (
                 f"the scale of p(z{l} | z{l + 1}) of this {name} depends on z{l + 1} (weights of v are not zero), so "
                 "the posterior is not Gaussian; use gibbs(model, x)"

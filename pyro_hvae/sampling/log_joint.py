@@ -16,7 +16,7 @@ from torch.distributions.transforms import AffineTransform, Transform
 
 from pyro_hvae.bounds.traces import PARTICLES
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.programs.program import is_stochastic
+from pyro_hvae.programs.program import is_stochastic, nodes
 
 
 class Joint:
@@ -146,7 +146,7 @@ def whitening(name: str, fn: TorchDistribution) -> Transform:
     base = fn
     while isinstance(base, Independent):
         base = base.base_dist
-    if fn.support.is_discrete:
+    if fn.support is not None and fn.support.is_discrete:
         raise HVAEError(
             f"site {name} is discrete ({type(base).__name__}); Hamiltonian moves need continuous latents: sum it out in "
             "the program, or use evidence_importance_sampling with a guide"
@@ -164,7 +164,7 @@ def simulate(model: Callable, num_images: int, like: Tensor) -> tuple[dict[str, 
     """
     with torch.no_grad():
         drawn = pyro.poutine.trace(pyro.poutine.uncondition(model)).get_trace(like.expand(num_images, -1))
-    sites = {n: s for n, s in drawn.nodes.items() if is_stochastic(s)}
+    sites = {n: s for n, s in nodes(drawn).items() if is_stochastic(s)}
     observed: dict[str, Tensor] = {n: s["value"] for n, s in sites.items() if s["infer"].get("was_observed")}
     shapes = {name: tuple(value.shape) for name, value in observed.items()}
     if list(shapes.values()) != [(num_images, like.shape[-1])]:

@@ -72,7 +72,8 @@ class ChainStarter:
         self.collapses = isinstance(vae.model, GenerativeModel)
         if self.collapses:
             self.decoupling = decoupled(vae.model)
-            self.kernels = Kernels(vae.model.families[0], compiled=compiled)
+            families: tuple[str, ...] = vae.model.families
+            self.kernels = Kernels(families[0], compiled=compiled)
 
     @torch.no_grad()
     def start(self, x: Tensor, chains: int, warmup: int) -> Collapsed | Plain:
@@ -84,7 +85,7 @@ class ChainStarter:
         start, many = self._guessed(x, chains), self._guessed(x, SPREAD_DRAWS)
         if not self.collapses:
             return Plain(self.vae.model, x, start, many, warmup)
-        model = self.vae.model
+        model: GenerativeModel = self.vae.model
         upper = [many[f"z{l}"].std(0) for l in range(2, model.layers + 1)]
         spread = torch.cat(upper, -1).clamp(LEAST_SPREAD, 1.0) if upper else x.new_zeros(len(x), 0)
         return Collapsed(model, x, start, spread, warmup, self.decoupling, self.kernels)

@@ -48,7 +48,7 @@ def start(vae: HVAE, names: str | Sequence[str], x: Tensor | None = None) -> HVA
     if x is None and (needy := [name for name in names if name in FROM_IMAGES]):
         raise HVAEError(f"start={needy[0]!r} is estimated from training images; give them (data=...)")
     for name in names:
-        if name == "linear_regime":
+        if name == "linear_regime" or x is None:
             start_in_linear_regime(vae)
         elif name == "ica":
             start_from_ica(vae, x)

@@ -20,6 +20,7 @@ from pyro_hvae.programs.guides import BottomUpGuide, TopDownGuide
 from pyro_hvae.programs.ladder import LadderGuide
 from pyro_hvae.programs.models import MarkovModel, SkipModel
 from pyro_hvae.programs.pair import HVAE
+from pyro_hvae.programs.program import nodes
 from pyro_hvae.programs.sites import FullHead, Head
 from pyro_hvae.starts.linear_regime import GUIDES, Q_LOG_VARIANCE, SHIFT, TOP_DOWN_GAIN, start_conditional, start_layers
 
@@ -98,7 +99,7 @@ def start_from_energies(vae: HVAE, x: Tensor) -> HVAE:
 
 def _posterior(guide: nn.Module, x: Tensor) -> torch.distributions.Distribution:
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        return poutine.trace(guide).get_trace(x).nodes["z1"]["fn"].base_dist
+        return nodes(poutine.trace(guide).get_trace(x))["z1"]["fn"].base_dist
 
 
 def _start_energies(layers: nn.ModuleList, head: nn.Linear, seen: Tensor, z1: Tensor) -> None:
@@ -112,6 +113,7 @@ def _start_energies(layers: nn.ModuleList, head: nn.Linear, seen: Tensor, z1: Te
     )
     readings = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ wanted)
     filters = (readings / (centred @ readings).std(0)).T.to(seen) * PAIR_GAIN
+    first: nn.Linear
     first, *others = layers
     pairs = first.out_features // 2
     chosen = filters[torch.randperm(len(filters))[:pairs].repeat(-(-pairs // len(filters)))[:pairs]]

@@ -15,6 +15,7 @@ from pyro_hvae.programs.guides import BottomUpGuide, MeanFieldGuide, TopDownGuid
 from pyro_hvae.programs.ladder import LadderGuide
 from pyro_hvae.programs.models import GenerativeModel, SkipModel
 from pyro_hvae.programs.pair import HVAE
+from pyro_hvae.programs.program import nodes
 from pyro_hvae.programs.sites import FullHead, Head
 
 SHIFT = 3.0  # softplus is within 5 per cent of linear around here
@@ -148,7 +149,7 @@ def _invert_guide(model: GenerativeModel, guide: nn.Module) -> None:
     else:
         x = torch.cat([torch.eye(model.pixels), -torch.eye(model.pixels)]).to(model.to_image.weight)
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            q = poutine.trace(guide).get_trace(x).nodes["z1"]["fn"]
+            q = nodes(poutine.trace(guide).get_trace(x))["z1"]["fn"]
         M = 0.5 * (q.mean[: model.pixels] - q.mean[model.pixels :]).T
         V = q.variance.mean(0)
     model.to_image.weight.copy_(torch.linalg.solve(M @ M.T + torch.diag(V), M).T)

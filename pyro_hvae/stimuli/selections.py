@@ -95,9 +95,9 @@ def _match(dataset: xr.Dataset, bins: int, rng: np.random.Generator, name: str) 
     return dataset.isel(image=indices).assign_coords(contrast=("image", contrast[indices]))
 
 
-def _enough(asked: int, there: int, what: str) -> None:
-    if not 1 <= asked <= there:
-        raise HVAEError(f"{what} is {asked}; the test set holds {there} patches, so expected 1 to {there}.")
+def _enough(wanted: int, there: int, what: str) -> None:
+    if not 1 <= wanted <= there:
+        raise HVAEError(f"{what} is {wanted}; the test set holds {there} patches, so expected 1 to {there}.")
 
 
 def _selected(patches: PatchData, chosen: xr.Dataset, kind: str, options: dict[str, Any]) -> PatchData:

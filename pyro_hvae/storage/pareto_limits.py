@@ -1,6 +1,6 @@
 """Up to which Pareto k-hat importance weights are to be trusted (Vehtari, Simpson, Gelman, Yao & Gabry 2024).
 
-Whoever writes a k-hat into a file and whoever judges one read from it go by the same limits.
+Whoever writes a k-hat into a file and whoever reads one from it go by the same limits.
 """
 
 from __future__ import annotations

@@ -7,36 +7,32 @@ import itertools
 import json
 import os
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
-from pyro_hvae.bounds.gradients import GRADIENTS
 from pyro_hvae.bounds.objectives import Bound
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs import HVAE
-from pyro_hvae.programs.pair import GUIDES
-from pyro_hvae.published import RECIPES, Recipe, build, preset, recipe
+from pyro_hvae.published import PairOptions, Recipe, build, preset, recipe
 from pyro_hvae.starts import FROM_IMAGES, check_starts
 from pyro_hvae.stimuli import PatchData, natural_patches
 from pyro_hvae.stimuli.patches import side_of
 from pyro_hvae.storage.guards import read_json
 from pyro_hvae.storage.provenance import git_revision, versions
 from pyro_hvae.storage.writing import check_directory, write_atomically
-from pyro_hvae.training.config import OBJECTIVES, PRECISIONS, chosen_objective
+from pyro_hvae.sweeps.settings import SettingOptions
+from pyro_hvae.training.config import chosen_objective
 from pyro_hvae.training.recorded import differences
 from pyro_hvae.training.run_directory import digest
-from pyro_hvae.training.schedules import Schedule
 
 SCHEMA, SCHEMA_VERSION = "pyro_hvae.sweep", 1
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(SettingOptions):
     """Everything that decides one run of a sweep beside the data, as JSON values; each can be an axis.
 
     What each is says :data:`~pyro_hvae.sweeps.settings.SETTINGS`. None stands for what the preset publishes, as in
@@ -45,61 +41,17 @@ class Settings:
     :raises HVAEError: for a value of another type, and for names that do not exist.
     """
 
-    preset: str = ""
-    guide: str | None = None
-    pixels: int | None = None
-    dim_z1: int | None = None
-    dim_z2: int | None = None
-    noise: float | None = None
-    learn_noise: bool = False
-    recipe: str = "published"
-    start: str | None = None
-    seed: int = 0
-    steps: int | None = None
-    batch: int | None = None
-    learning_rate: float | str | None = None
-    beta_z1: float | str | None = None
-    beta_z2: float | str | None = None
-    objective: str | None = None
-    particles: int | None = None
-    alpha: float | None = None
-    gradient: str | None = None
-    clip: float | None = None
-    skip: float | None = None
-    precision: str = "float32"
-    compile: bool | str = "auto"
-    log_every: int = 50
-    evaluate_every: int = 1000
-    evaluate_images: int = 2000
-    checkpoint_every: int = 1000
-
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in fields(self):
-            kinds = typing.get_args(hints[f.name]) if isinstance(hints[f.name], UnionType) else (hints[f.name],)
-            value = getattr(self, f.name)
-            accepted = (*kinds, int) if float in kinds else kinds
-            if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
-                kinds_text = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
-                raise HVAEError(f"setting {f.name} must be {kinds_text}, got {value!r}")
         if not self.preset:
             raise HVAEError("a sweep needs a preset, among the settings or as an axis; `pyro-hvae presets` lists them")
+        try:
+            super().__post_init__()
+        except HVAEError as error:
+            raise HVAEError(f"setting {error}") from error
         preset(self.preset)
-        names = {
-            "guide": GUIDES,
-            "recipe": RECIPES,
-            "objective": OBJECTIVES,
-            "gradient": GRADIENTS,
-            "precision": PRECISIONS,
-        }
-        for name, known in names.items():
-            if (value := getattr(self, name)) is not None and value not in known:
-                raise unknown(name, value, known)
-        for name in ("learning_rate", "beta_z1", "beta_z2"):
-            if (value := getattr(self, name)) is not None:
-                Schedule.of(value)
         if self.start is not None:
             check_starts(self.start)
+        self.training()
         self.make_objective()
 
     @property
@@ -113,13 +65,10 @@ class Settings:
         :param data: training patches, for starts that are estimated from them.
         :param resumed: leave such starts out: a checkpoint is about to be loaded.
         """
-        start = self.start
+        options = {f.name: getattr(self, f.name) for f in fields(PairOptions)}
         if resumed and any(name in FROM_IMAGES for name in self.starts()):
-            start = "default"
-        return build(
-            self.preset, guide=self.guide, pixels=self.pixels, dim_z1=self.dim_z1, dim_z2=self.dim_z2, noise=self.noise,
-            learn_noise=self.learn_noise, recipe=self.recipe, start=start, data=data, seed=self.seed,
-        )  # fmt: skip
+            options["start"] = "default"
+        return build(self.preset, data=data, seed=self.seed, **options)
 
     def starts(self) -> tuple[str, ...]:
         """Names of the starts that :meth:`build` applies."""
@@ -130,18 +79,7 @@ class Settings:
 
     def make_objective(self) -> Bound:
         """The objective; what is not given is the recipe's."""
-        training = self._recipe().training
-        return chosen_objective(training, self.objective, self.particles, self.gradient, self.alpha)
-
-    def fit_options(self) -> dict[str, Any]:
-        """Arguments of :func:`~pyro_hvae.training.fit.fit` beside the pair, the data and the directory."""
-        betas = {site: beta for site, beta in (("z1", self.beta_z1), ("z2", self.beta_z2)) if beta is not None}
-        return dict(
-            steps=self.steps, objective=self.make_objective(), batch=self.batch, learning_rate=self.learning_rate,
-            recipe=self.recipe, beta=betas or None, clip=self.clip, skip=self.skip, seed=self.seed, precision=self.precision,
-            compile=self.compile, log_every=self.log_every, evaluate_every=self.evaluate_every,
-            evaluate_images=self.evaluate_images, checkpoint_every=self.checkpoint_every,
-        )  # fmt: skip
+        return chosen_objective(self._recipe().training, self)
 
 
 @dataclass(frozen=True)

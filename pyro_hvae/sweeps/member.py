@@ -18,11 +18,12 @@ import torch
 from pyro_hvae.analysis import active_dimensions
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.export.posterior import export_posterior
+from pyro_hvae.published.options import Device
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.storage.writing import write_atomically
 from pyro_hvae.sweeps.design import Settings
 from pyro_hvae.training.contexts import ask_to_stop
-from pyro_hvae.training.fit import fit, torch_device
+from pyro_hvae.training.fit import fit_with, torch_device
 from pyro_hvae.training.run_directory import load
 from pyro_hvae.training.training_loop import Run
 
@@ -90,7 +91,7 @@ def is_done(run: Path, export: int) -> bool:
 
 
 def carry_out(
-    settings: Mapping[str, Any], patches: str, out: str, export: int, device: str, threads: int, sweep: str = ""
+    settings: Mapping[str, Any], patches: str, out: str, export: int, device: Device, threads: int, sweep: str = ""
 ) -> str:
     """Bring one run to its end; the task that workers are sent.
 
@@ -130,7 +131,7 @@ def error_of(run: Path) -> str:
     return error_file(run).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
 
 
-def _carry_out(settings: Settings, data: PatchData, run: Path, export: int, device: str) -> None:
+def _carry_out(settings: Settings, data: PatchData, run: Path, export: int, device: Device) -> None:
     found = summary(run)
     if found is None:
         trained = _train(settings, data, run, device)
@@ -156,19 +157,19 @@ def _carry_out(settings: Settings, data: PatchData, run: Path, export: int, devi
     write_atomically(summary_file(run), lambda file: file.write_text(json.dumps(found, indent=1), encoding="utf-8"))
 
 
-def _train(settings: Settings, data: PatchData, run: Path, device: str) -> Run:
+def _train(settings: Settings, data: PatchData, run: Path, device: Device) -> Run:
     """Train from the newest checkpoint, or from the start where there is none: nothing is lost then."""
     begun = any((run / "checkpoints").glob("step-*.safetensors"))
-    options = settings.fit_options()
-    return fit(
+    return fit_with(
         settings.build(data, resumed=begun),
         data,
+        settings.training(),
+        recipe=settings.recipe,
         out=run,
         resume=begun,
         overwrite=not begun,
         device=device,
         progress=False,
-        **options,
     )
 
 

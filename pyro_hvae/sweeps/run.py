@@ -22,6 +22,7 @@ from distributed import Client, Future, LocalCluster, as_completed, wait
 
 from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.published.options import Device
 from pyro_hvae.stimuli import PatchData
 from pyro_hvae.storage.provenance import git_revision, versions
 from pyro_hvae.sweeps import member
@@ -49,12 +50,12 @@ def sweep(
     workers: int | None = None,
     threads: int = 1,
     scheduler: str | Client | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
-    """Train a pair at every point of a grid of settings; each run is what ``build`` and ``fit`` would give alone.
+    """Train a pair at every point of a grid of settings; each run is what ``build`` and ``fit`` give.
 
-    Calling it again with the same design goes on where it stopped: finished runs are left alone, others go on from their
+    Calling it again with the same design goes on where it stopped: finished runs are not trained again, others go on from their
     newest checkpoint, failed ones are tried again. A run that fails does not keep the others from finishing.
 
         hvae.sweep(
@@ -124,7 +125,7 @@ def sweep(
     return _save(directory)
 
 
-def _check(export: int, workers: int | None, threads: int, scheduler: str | Client | None, device: str) -> None:
+def _check(export: int, workers: int | None, threads: int, scheduler: str | Client | None, device: Device) -> None:
     torch_device(device)
     for name, value, least in (("export", export, 0), ("workers", workers, 1), ("threads", threads, 1)):
         if value is not None:
@@ -248,6 +249,6 @@ def _line(run: Path) -> str:
     if status == member.FAILED:
         return f"{run.name}: failed: {member.error_of(run)}"
     if (found := member.summary(run)) is None:
-        return f"{run.name}: left alone, another process is at work on it"
+        return f"{run.name}: skipped, another process is at work on it"
     active = ", ".join(f"{found[name]:g} active {name[7:]}" for name in found if name.startswith("active_"))
     return f"{run.name}: held-out ELBO {found['test_elbo']:.1f}, {active}, {found['seconds']:.0f} s"

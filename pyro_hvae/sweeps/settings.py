@@ -1,32 +1,37 @@
-"""What can be set of a run in a sweep, in words; without torch, for the help of the command."""
+"""What can be set of a run in a sweep: options of the pair and of its training; without torch, for the command line."""
 
-#: Fields of :class:`~pyro_hvae.sweeps.design.Settings`, in their order.
-SETTINGS = {
-    "preset": "published system, see `pyro-hvae presets`",
-    "guide": "another guide than the published one: ladder, top_down, bottom_up, mean_field",
-    "pixels": "pixels of an image",
-    "dim_z1": "dimensions of z1",
-    "dim_z2": "dimensions of z2",
-    "noise": "standard deviation of the observation noise (0.4)",
-    "learn_noise": "learn the observation noise",
-    "recipe": "published, or fast: how a run starts and is trained where nothing else is said",
-    "start": "another start than the recipe's: default, linear_regime, ica, or ica,energies",
-    "seed": "of the initial weights, the batches and the draws",
-    "steps": "number of updates (the published number: tens of millions)",
-    "batch": "images a step",
-    "learning_rate": "a number, or step:value pairs such as 0:1e-3,8000:1e-4",
-    "beta_z1": "beta of z1, a number or a schedule",
-    "beta_z2": "beta of z2, a number or a schedule",
-    "objective": "elbo, importance_weighted or renyi",
-    "particles": "particles K of the objective",
-    "alpha": "order of the Rényi bound",
-    "gradient": "estimator of the gradient, see docs/gradients.md",
-    "clip": "shorten longer gradients to this norm",
-    "skip": "leave out steps with a longer gradient",
-    "precision": "of matrix products: float32, tf32 (CUDA only) or bfloat16",
-    "compile": "compile the training step: true, false or auto",
-    "log_every": "steps between rows of the history",
-    "evaluate_every": "steps between held-out evaluations",
-    "evaluate_images": "held-out patches of an evaluation, at most",
-    "checkpoint_every": "steps between checkpoints",
-}
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pyro_hvae.errors import HVAEError
+from pyro_hvae.published.options import PairOptions, Training, metadata, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingOptions(Training, PairOptions):
+    """The options of one run of a sweep, as JSON values."""
+
+    preset: str = option("", "published system, see `pyro-hvae presets`")
+    learning_rate: float | str | None = None
+    beta: float | str | None = None
+    beta_z1: float | str | None = option(None, "beta of z1, a number or a schedule")
+    beta_z2: float | str | None = option(None, "beta of z2, a number or a schedule")
+
+    def training(self) -> Training:
+        """How the run is trained, its betas by site.
+
+        :raises HVAEError: for a beta of all sites beside one of a site.
+        """
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(Training)}
+        by_site = {"z1": self.beta_z1, "z2": self.beta_z2}
+        if given := {site: beta for site, beta in by_site.items() if beta is not None}:
+            if self.beta is not None:
+                raise HVAEError(f"beta is that of all sites and beta_{next(iter(given))} that of one; give one of them")
+            values["beta"] = given
+        return Training(**values)
+
+
+SETTINGS: dict[str, str] = {name: about["help"] for name, about in metadata(SettingOptions).items()}
+"""Settings and their help, in order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import sys
@@ -63,7 +64,8 @@ def synthesise(
     side = side or (128 if source == "embedded" else 256)
     examples = texture_examples(source, families=families, size=size, side=side, gamma=gamma, channel=channel)
     folder = Path(folder)
-    _keep_manifest(folder, _manifest(examples, images, method, steps, size, side, gamma, channel, seed))
+    options = dict(method=method, steps=steps, size=size, side=side, gamma=gamma, channel=channel, seed=seed)
+    _keep_manifest(folder, _manifest(examples, images, options))
     started, made, total = time.monotonic(), 0, images * len(examples)
     for number in range(images):  # all families first, so that a first look at each comes early
         for example in examples:
@@ -114,16 +116,16 @@ def synthesised_textures(
     Images that are in the folder are not made again, so an interrupted call goes on when repeated, and `overwrite`
     concerns the patches only. Delete the folder when no more patches are wanted of it.
     """
+    given = dict(locals())
     check_texture_preprocessing(intensity, whitening)  # before hours of synthesis
     folder = Path(f"{out}.images")
-    synthesise(
-        source, folder=folder, families=families, images=images, method=method, steps=steps, size=size, side=side,
-        gamma=gamma, channel=channel, seed=seed,
-    )  # fmt: skip
-    return synthesised_patches(
-        folder, out=out, transform=transform, size=size, train=train, test=test, test_fraction=test_fraction,
-        centre=centre, control=control, intensity=intensity, whitening=whitening, seed=seed, overwrite=overwrite,
-    )  # fmt: skip
+    synthesise(folder=folder, **_those_of(synthesise, given))
+    return synthesised_patches(folder, **_those_of(synthesised_patches, given))
+
+
+def _those_of(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What of the arguments given to :func:`synthesised_textures` is an argument of the function."""
+    return {name: given[name] for name in inspect.signature(function).parameters if name in given}
 
 
 def _seed_of(seed: int, family: str, number: int) -> int:
@@ -131,29 +133,18 @@ def _seed_of(seed: int, family: str, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{family}/{number}".encode()).digest()[:7])
 
 
-def _manifest(
-    examples: list[Example], images: int, method: str, steps: int, size: int, side: int, gamma: str, channel: str,
-    seed: int,
-) -> dict[str, Any]:  # fmt: skip
+def _manifest(examples: list[Example], images: int, options: dict[str, Any]) -> dict[str, Any]:
     return {
         "families": [example.family for example in examples],
         "images": images,
-        "options": {
-            "method": method,
-            "steps": steps,
-            "size": size,
-            "side": side,
-            "gamma": gamma,
-            "channel": channel,
-            "seed": seed,
-        },
+        "options": options,
         "examples": [
             {
                 "family": example.family,
                 "sha256": example.sha256,
                 "period": example.period,
                 "factor": example.factor,
-                "fits": example.fits(size),
+                "fits": example.fits(options["size"]),
             }
             for example in examples
         ],

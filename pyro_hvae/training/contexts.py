@@ -16,7 +16,7 @@ _training = threading.Lock()
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def exclusive() -> Iterator[None]:
     """Refuse a second run in another thread: Pyro's handlers and PyTorch's random numbers are those of the whole process."""
     if not _training.acquire(blocking=False):
         raise HVAEError(
@@ -56,9 +56,9 @@ class frozen:
 
 
 class Stoppable(Protocol):
-    """What a signal asks to stop."""
+    """What a signal stops."""
 
-    asked: str | None
+    stop_signal: str | None
 
 
 _stoppable: list[Signals] = []
@@ -68,7 +68,7 @@ def ask_to_stop(name: str) -> None:
     """End what is trained in this process after the step under way, as the signal of that name would; from any thread."""
     for signals in list(_stoppable):
         for loop in signals.loops:
-            loop.asked = name
+            loop.stop_signal = name
 
 
 class Signals:
@@ -86,7 +86,7 @@ class Signals:
 
     def _stop(self, number: int, frame: object) -> None:
         for loop in self.loops:
-            loop.asked = signal.Signals(number).name
+            loop.stop_signal = signal.Signals(number).name
         self._restore()
 
     def _restore(self) -> None:

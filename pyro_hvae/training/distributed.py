@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.published.options import Compile
 from pyro_hvae.training.tracing import Noise, NotCompilable, compare, compile_graph, first_line, lift_noise, trace
-from pyro_hvae.training.training_step import StepResult, TrainingStep
+from pyro_hvae.training.training_step import Advance, StepResult, TrainingStep
 
 #: Why the mean over parts could differ from the step on the whole batch.
 APART = (
@@ -35,9 +35,9 @@ class Processes:
     rank: int
     size: int
 
-    def agree(self, asked: str | None) -> str | None:
-        """The signal that any of the processes was sent."""
-        number = torch.tensor(0 if asked is None else int(signal.Signals[asked]))
+    def agree(self, received: str | None) -> str | None:
+        """The signal that any of the processes has received."""
+        number = torch.tensor(0 if received is None else int(signal.Signals[received]))
         if distributed.get_backend() == "nccl":
             number = number.cuda()
         distributed.all_reduce(number, distributed.ReduceOp.MAX)
@@ -78,11 +78,10 @@ def processes(device: torch.device) -> Iterator[Processes | None]:
             distributed.destroy_process_group()
 
 
-def share_batch(step: TrainingStep, x: Tensor, processes: Processes, compile: bool | str) -> float | None:
-    """Make a step that is given the whole batch compute its process's part of it.
+def share_batch(step: TrainingStep, x: Tensor, processes: Processes, compile: Compile) -> Advance:
+    """A step that is given the whole batch and computes its process's part of it; for ``step(x, advance)``.
 
     :param x: images of the size of the whole batch.
-    :returns: the seconds that compiling took, or None.
     :raises HVAEError: for a batch that cannot be shared equally, objectives of Pyro, pairs that cannot be traced, and
         pairs whose gradient over a batch is not the mean of those over its parts.
     """
@@ -91,11 +90,10 @@ def share_batch(step: TrainingStep, x: Tensor, processes: Processes, compile: bo
         raise HVAEError(
             "data-parallel training needs a bound of pyro_hvae; Pyro's objectives differentiate by themselves"
         )
-    began = time.perf_counter()
     data = [p.detach() for p in step.parameters]
     try:
-        whole = lift_noise(trace(step.function, x, judged=False))
-        graph = trace(step.function, part.of(x, 0), judged=False)
+        whole = lift_noise(trace(step.function, x, decided=False))
+        graph = trace(step.function, part.of(x, 0), decided=False)
         mine = lift_noise(graph)
         dims = [part.image_dim(w, m) for w, m in zip(whole, mine, strict=True)]
         run = compile_graph(graph) if compile else graph
@@ -123,10 +121,9 @@ def share_batch(step: TrainingStep, x: Tensor, processes: Processes, compile: bo
         raise HVAEError(f"{first_line(error)}, compiling the step; compile=False trains without") from error
 
     def advance(betas: Sequence[Tensor], x: Tensor, tally: Tensor) -> StepResult:
-        return step.function.judge(*differentiate(betas, x), tally)
+        return step.function.decide(*differentiate(betas, x), tally)
 
-    step.advance = advance
-    return time.perf_counter() - began if compile else None
+    return advance
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Several pairs of one architecture trained at once: their parameters stacked, one step for all by :func:`torch.func.vmap`.
 
-Every member draws its batches and random numbers as it would alone, so that each ends as :func:`~pyro_hvae.fit` would have
+Every member draws its batches and random numbers as in a run of its own, so that each ends as :func:`~pyro_hvae.fit` would have
 trained it, up to rounding. Members of another shape (another dim z2, another number of particles) cannot be stacked with
 the rest; they are stacked among themselves, one group after the other.
 """
@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_hvae.arguments import checked
+from pyro_hvae.bounds.names import GradientName, ObjectiveName
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.published import build
+from pyro_hvae.published import Training, build
+from pyro_hvae.published.options import Device, GuideName, Precision, RecipeName, TrainedPart, Value
 from pyro_hvae.stimuli import PatchData
-from pyro_hvae.training.config import Value, default_objective, make_config
-from pyro_hvae.training.contexts import Signals, alone
+from pyro_hvae.training.config import default_objective, fill_in
+from pyro_hvae.training.contexts import Signals, exclusive
 from pyro_hvae.training.fit import prepare, torch_device
 from pyro_hvae.training.progress import Progress
 from pyro_hvae.training.tracing import NotCompilable, compile_graph, first_line, lift_noise, trace
@@ -71,7 +73,7 @@ class Ensemble:
 
 
 @checked
-@alone()
+@exclusive()
 def fit_ensemble(
     name: str,
     data: PatchData,
@@ -81,22 +83,23 @@ def fit_ensemble(
     dims: Sequence[int] | None = None,
     betas: Sequence[Value] | None = None,
     particles: Sequence[int] | None = None,
-    guide: str | None = None,
-    recipe: str = "published",
+    guide: GuideName | None = None,
+    recipe: RecipeName = "published",
     start: str | Sequence[str] | None = None,
-    objective: str | None = None,
-    gradient: str | None = None,
+    objective: ObjectiveName | None = None,
+    gradient: GradientName | None = None,
     alpha: float | None = None,
     batch: int | None = None,
     learning_rate: Value | None = None,
     beta: Value | Mapping[str, Value] | None = None,
+    train: TrainedPart = "both",
     clip: float | None = None,
     skip: float | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    device: str = "auto",
+    device: Device = "auto",
     compile: bool = True,
-    precision: str = "float32",
+    precision: Precision = "float32",
     log_every: int = 50,
     evaluate_every: int = 1000,
     evaluate_images: int = 2000,
@@ -122,6 +125,7 @@ def fit_ensemble(
     :raises HVAEError: as :func:`~pyro_hvae.fit`, and for pairs that cannot be traced. A member that fails while it trains is
         named in a warning and in :attr:`Member.error`; the others go on.
     """
+    training = Training.among(locals() | {"particles": None})
     given: dict[str, Sequence[Any] | None] = {"seed": seeds, "dim_z2": dims, "beta_z2": betas, "particles": particles}
     axes = {key: values for key, values in given.items() if values is not None}
     for key, values in axes.items():
@@ -142,20 +146,17 @@ def fit_ensemble(
                 seed=settings["seed"],
                 dim_z2=settings.get("dim_z2"),
             )
-            bound = default_objective(
-                vae, name=objective, num_particles=settings.get("particles"), gradient=gradient, alpha=alpha
-            )
-            config = make_config(
-                vae, steps=steps, batch=batch, learning_rate=learning_rate, train="both", clip=clip, skip=skip,
-                beta={"z2": settings["beta_z2"]} if betas is not None else beta, seed=settings["seed"], precision=precision,
-                log_every=log_every, evaluate_every=evaluate_every, evaluate_images=evaluate_images,
-                checkpoint_every=checkpoint_every,
-            )  # fmt: skip
+            ours = replace(training, seed=settings["seed"], particles=settings.get("particles"))
+            if betas is not None:
+                ours = replace(ours, beta={"z2": settings["beta_z2"]})
+            bound, config = default_objective(vae, training=ours), replace(fill_in(vae, ours), compile=False)
             folder = None if out is None else Path(out) / member_name(settings)
-            loops.append(prepare(vae, data, bound, config, torch_device(device), False, folder, overwrite=overwrite))
+            images = loops[0].x if loops else None  # one copy on the device
+            loops.append(
+                prepare(vae, data, bound, config, torch_device(device), folder, overwrite=overwrite, images=images)
+            )
         groups: dict[tuple, list[Loop]] = {}
         for settings, loop in zip(design, loops, strict=True):
-            loop.x = loops[0].x  # one copy on the device
             groups.setdefault((settings.get("dim_z2"), settings.get("particles")), []).append(loop)
         errors: dict[Loop, str] = {}
         for group in groups.values():
@@ -188,7 +189,7 @@ def _train(loops: Sequence[Loop], compile: bool, progress: bool) -> dict[Loop, s
             Progress(first.config.steps, 0, enabled=progress) as shown,
             Progress(first.config.steps, 0, enabled=False) as hidden,
         ):
-            while any(loop.going for loop in loops if loop not in errors):
+            while any(loop.unfinished for loop in loops if loop not in errors):
                 images, noise = [], []
                 for loop, state in zip(loops, states, strict=True):
                     with state.own():
@@ -261,7 +262,8 @@ class Stack:
         results = iter(
             self.run(*self.parameters, *self.betas, torch.stack(list(images)), self.tally, *self._stacked(noise))
         )
-        *gradients, found_inf, tally = (next(results) if there else None for there in self.present)
+        outputs: list[Any] = [next(results) if there else None for there in self.present]
+        *gradients, found_inf, tally = outputs
         self.tally.copy_(tally)
         for m, step in enumerate(self.steps):
             step.update([None if g is None else g[m] for g in gradients], found_inf[m])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from pyro import infer
+from torch import Tensor
 
 from pyro_hvae.arguments import checked, contiguous
 from pyro_hvae.bounds.objectives import Bound
@@ -18,24 +20,17 @@ from pyro_hvae.bounds.traces import check_all_images, check_layout, check_suppor
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs import HVAE
 from pyro_hvae.programs.program import evaluating
+from pyro_hvae.published import Training
+from pyro_hvae.published.options import Compile, Device, Precision, RecipeName, TrainedPart, Value
 from pyro_hvae.stimuli import PatchData, natural_patches
 from pyro_hvae.storage.guards import content_of
-from pyro_hvae.training.config import (
-    FitConfig,
-    Value,
-    default_objective,
-    describe_objective,
-    make_config,
-    objective_from,
-)
-from pyro_hvae.training.contexts import alone
+from pyro_hvae.training.config import FitConfig, default_objective, describe_objective, fill_in, objective_from
+from pyro_hvae.training.contexts import exclusive
 from pyro_hvae.training.distributed import Processes, processes
-from pyro_hvae.training.recorded import comparable, differences, fingerprint
+from pyro_hvae.training.recorded import comparable, differences
 from pyro_hvae.training.run_directory import MEND, RunDirectory, digest
 from pyro_hvae.training.tracing import COMPILE_FROM
-from pyro_hvae.training.training_loop import Loop, Run
-
-DEVICES = ("auto", "cpu", "cuda")
+from pyro_hvae.training.training_loop import Loop, OnStep, Run, trained_parameters
 
 
 @checked
@@ -43,27 +38,28 @@ def fit(
     vae: HVAE,
     data: PatchData,
     *,
-    recipe: str | None = None,
+    recipe: RecipeName | None = None,
     steps: int | None = None,
     objective: Bound | infer.ELBO | None = None,
     batch: int | None = None,
     learning_rate: Value | None = None,
     beta: Value | Mapping[str, Value] | None = None,
-    train: str = "both",
+    train: TrainedPart = "both",
     clip: float | None = None,
     skip: float | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    device: str = "auto",
-    compile: bool | str = "auto",
-    precision: str = "float32",
+    device: Device = "auto",
+    compile: Compile = "auto",
+    precision: Precision = "float32",
     seed: int = 0,
     log_every: int = 50,
     evaluate_every: int = 1000,
     evaluate_images: int = 2000,
     checkpoint_every: int = 1000,
     progress: bool = True,
+    on_step: OnStep | None = None,
 ) -> Run:
     """Train a pair by stochastic gradient ascent on a bound (Adam, no weight decay); the pair is changed in place.
 
@@ -76,7 +72,7 @@ def fit(
         the pair was built with.
     :param steps: number of updates; by default the recipe's (tens of millions as published, 8000 if fast).
     :param objective: a bound of ours, or ``pyro.infer.Trace_ELBO``, ``TraceMeanField_ELBO`` or ``RenyiELBO``.
-    :param learning_rate, beta: numbers, :class:`~pyro_hvae.training.schedules.Schedule` objects, or ``"0:0.1,10000:1"``;
+    :param learning_rate, beta: numbers, :class:`~pyro_hvae.published.schedules.Schedule` objects, or ``"0:0.1,10000:1"``;
         beta for all sites or by site.
     :param train: ``"both"``, ``"guide"`` (the generative model stays as it is) or ``"model"``.
     :param clip, skip: gradient norms above which a gradient is shortened, or its step left out; both are counted.
@@ -88,22 +84,53 @@ def fit(
         runs of at least 5000 steps, with a warning where it is impossible; ``True`` insists; ``False`` does not.
     :param precision: of matrix products: ``"float32"``, ``"tf32"`` (CUDA only), ``"bfloat16"`` (autocast).
     :param progress: show a progress bar with the terms of the bound.
+    :param on_step: called before every step with its number (from 0) and its images ``(image, pixel)``, a copy on the device.
     :raises HVAEError: for options that do not fit, a run that cannot be resumed, a second run in another thread, or a loss that
         is not finite: with the step, the term and the last good checkpoint.
 
     Ctrl-C and SIGTERM save a checkpoint and end the run early; ``Run.interrupted`` says so. Under ``torchrun`` every process
     takes its share of each batch (:mod:`~pyro_hvae.training.distributed`), and the first writes the run.
     """
-    config = make_config(
-        vae, recipe=recipe, steps=steps, batch=batch, learning_rate=learning_rate, beta=beta, train=train, clip=clip, skip=skip,
-        log_every=log_every, evaluate_every=evaluate_every, evaluate_images=evaluate_images,
-        checkpoint_every=checkpoint_every, seed=seed, precision=precision,
+    training = Training.among(locals() | {"objective": None})
+    return fit_with(
+        vae, data, training, objective=objective, recipe=recipe, out=out, overwrite=overwrite, resume=resume, device=device,
+        progress=progress, on_step=on_step,
     )  # fmt: skip
+
+
+def fit_with(
+    vae: HVAE,
+    data: PatchData,
+    training: Training,
+    *,
+    objective: Bound | infer.ELBO | None = None,
+    recipe: RecipeName | None = None,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    device: Device = "auto",
+    progress: bool = True,
+    on_step: OnStep | None = None,
+) -> Run:
+    """:func:`fit` with its options in one.
+
+    :param objective: instead of the one that the training names.
+    """
+    config = training if isinstance(training, FitConfig) else fill_in(vae, training, recipe)
     target = torch_device(device)
-    objective = default_objective(vae, recipe) if objective is None else objective
-    with alone(), processes(target) as together:
+    objective = default_objective(vae, recipe, training) if objective is None else objective
+    with exclusive(), processes(target) as together:
         loop = prepare(
-            vae, data, objective, config, target, compile, out, overwrite=overwrite, resume=resume, processes=together
+            vae,
+            data,
+            objective,
+            config,
+            target,
+            out,
+            overwrite=overwrite,
+            resume=resume,
+            processes=together,
+            on_step=on_step,
         )
         try:
             return loop.run(resume, progress)
@@ -119,20 +146,22 @@ def prepare(
     objective: Bound | infer.ELBO,
     config: FitConfig,
     target: torch.device,
-    compile: bool | str,
     out: str | os.PathLike[str] | None,
     *,
     overwrite: bool = False,
     resume: bool = False,
     processes: Processes | None = None,
+    on_step: OnStep | None = None,
+    images: Tensor | None = None,
 ) -> Loop:
-    """Check everything that :func:`fit` was given and make its run directory."""
+    """Check everything that :func:`fit` was given and make its run directory.
+
+    :param images: the training patches, where they are on the device already.
+    """
     if config.precision == "tf32" and target.type != "cuda":
         raise HVAEError(
             "precision='tf32' is a mode of CUDA devices; this run is on the CPU: use 'float32' or 'bfloat16'"
         )
-    if compile not in (True, False, "auto"):
-        raise HVAEError(f"compile must be True, False or 'auto', got {compile!r}")
     vae.dtype  # noqa: B018  (refuses half precision)
     _check_data(vae, data, config)
     vae.to(target)
@@ -143,7 +172,7 @@ def prepare(
         raise HVAEError(
             "precision='bfloat16' is for bounds of pyro_hvae; Pyro's own objectives take precision='float32'"
         )
-    if not isinstance(objective, Bound) and any(schedule.knots != ((0, 1),) for _, schedule in config.beta):
+    if not isinstance(objective, Bound) and any(schedule.knots != ((0, 1),) for schedule in config.beta.values()):
         raise HVAEError("Pyro's own objectives have no beta: pass beta=1, or use pyro_hvae.ELBO()")
     described = {
         "vae": vae.config,
@@ -156,27 +185,36 @@ def prepare(
         },
         "starts": vae.starts,
     }
-    compiling = config.steps >= COMPILE_FROM if compile == "auto" else compile
+    named = trained_parameters(vae, config)
+    like = next(iter(named.values()))
+    if images is None:
+        images = torch.from_numpy(contiguous(data.train["x"].values)).to(target, like.dtype)
+    test = torch.from_numpy(contiguous(data.test["x"].values[: config.evaluate_images])).to(target, like.dtype)
+    compiling = config.steps >= COMPILE_FROM if config.compile == "auto" else config.compile
     main = processes is None or processes.rank == 0
-    loop = Loop(vae, data, objective, config, None, described, target, compiling, processes)
     # Last, when there is nothing left to refuse. Of several processes one makes the directory; the others read it where a run
     # is resumed.
     where = out if main or resume else None
-    directory = loop.directory = _directory(
-        where,
-        described | {"compile": compiling, "transform": data.transform is not None},
-        data,
-        overwrite and main,
-        resume,
-    )
+    recorded = described | {"compile": compiling, "transform": data.transform is not None}
+    directory = _directory(where, recorded, data, overwrite and main, resume)
     if resume and directory is not None:
         if main:
             directory.claim()
         described["starts"] = vae.starts = directory.config.get("starts", [])
-    if resume and compile == "auto":
+    if resume and directory is not None and config.compile == "auto":
         compiling = directory.config.get("compile", compiling)  # a compiled step rounds otherwise than an eager one
-    loop.compile = "auto" if compile == "auto" and compiling else compiling
-    return loop
+    config = replace(config, compile="auto" if config.compile == "auto" and compiling else compiling)
+    return Loop(
+        vae,
+        objective,
+        config,
+        images,
+        test,
+        directory=directory,
+        described=described,
+        processes=processes,
+        on_step=on_step,
+    )
 
 
 @checked
@@ -184,8 +222,8 @@ def resume(
     out: str | os.PathLike[str],
     *,
     steps: int | None = None,
-    device: str = "auto",
-    compile: bool | str = "auto",
+    device: Device = "auto",
+    compile: Compile = "auto",
     progress: bool = True,
     images: str | os.PathLike[str] | None = None,
 ) -> Run:
@@ -198,16 +236,13 @@ def resume(
         :func:`fit` with ``resume=True``.
     """
     directory = RunDirectory.open(out)
-    config = directory.fit_config
-    return fit(
+    config = replace(directory.fit_config, compile=compile)
+    return fit_with(
         directory.pair(),
         recorded_data(directory, images),
+        config if steps is None else replace(config, steps=steps),
         objective=recorded_objective(directory),
-        steps=config.steps if steps is None else steps,
-        batch=config.batch, learning_rate=config.learning_rate, beta=dict(config.beta), train=config.train, clip=config.clip,
-        skip=config.skip, seed=config.seed, log_every=config.log_every, evaluate_every=config.evaluate_every,
-        evaluate_images=config.evaluate_images, checkpoint_every=config.checkpoint_every, precision=config.precision,
-        out=out, resume=True, device=device, compile=compile, progress=progress,
+        out=out, resume=True, device=device, progress=progress,
     )  # fmt: skip
 
 
@@ -240,8 +275,8 @@ def recorded_data(directory: RunDirectory, images: str | os.PathLike[str] | None
 
 def torch_device(name: str) -> torch.device:
     """The device of ``"auto"``, ``"cpu"`` or ``"cuda"``; an error where there is no such device."""
-    if name not in DEVICES:
-        raise unknown("device", name, DEVICES)
+    if name not in get_args(Device):
+        raise unknown("device", name, get_args(Device))
     if name == "cuda" and not torch.cuda.is_available():
         raise HVAEError("device='cuda' was asked for, but torch finds no CUDA device; use 'cpu' or 'auto'")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
@@ -290,9 +325,11 @@ def _directory(
                 f"{out} is a packed run, without optimizer and random state, so it cannot be resumed; start from its "
                 "parameters instead: hvae.fit(hvae.load(...), ...), or --from on the command line"
             )
-        if directory.fingerprint != fingerprint(described):
-            ours = json.loads(json.dumps(comparable(described)))  # as the run's went through JSON
-            found = differences(ours, comparable(directory.config))
+        ours = json.loads(json.dumps(comparable(described)))  # as the run's went through JSON
+        # What an earlier version did not know of, its runs have as by default.
+        theirs = comparable(directory.config | {"fit": directory.fit_config.to_dict()})
+        if ours != theirs:
+            found = differences(ours, theirs)
             raise HVAEError(
                 f"{out} cannot be resumed: it was begun with another configuration ({'; '.join(found[:5])}); give the "
                 "settings and images of the run, or another directory"

@@ -7,7 +7,7 @@ Pyro program itself instead would break into several graphs and gain nothing.
 
 from __future__ import annotations
 
-import time
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 
-from pyro_hvae.training.training_step import StepFunction, StepResult, TrainingStep
+from pyro_hvae.training.training_step import Advance, StepFunction, StepResult, TrainingStep
 
 COMPILE_FROM = 5000  # steps from which on compile="auto" compiles: about then the seconds it takes have come back
 #: Relative, of a compiled step against the eager one: rounding is far below, a wrong graph above.
@@ -39,11 +39,11 @@ class NotCompilable(Exception):
     """Why a step cannot be compiled, in words for the user."""
 
 
-def trace(function: StepFunction, x: Tensor, *, judged: bool = True) -> GraphModule:
+def trace(function: StepFunction, x: Tensor, *, decided: bool = True) -> GraphModule:
     """One graph of tensor operations: (parameters, betas, images, tally) -> (gradients, found_inf, tally).
 
     :param x: images of the size of a batch; the graph holds for this size alone.
-    :param judged: False for (parameters, betas, images) -> (gradients, values), as
+    :param decided: False for (parameters, betas, images) -> (gradients, values), as
         :meth:`~pyro_hvae.training.training_step.StepFunction.differentiate` gives them.
     :raises NotCompilable: for a pair whose course depends on values, that leaves PyTorch, or that keeps anything (a buffer, a
         counter) from one step to the next, which a graph would not.
@@ -56,7 +56,7 @@ def trace(function: StepFunction, x: Tensor, *, judged: bool = True) -> GraphMod
     with torch.random.fork_rng(devices=devices):
         with _unchanged(function.vae):
             function.differentiate(betas, x)  # the objective checks the pair at its first call
-        tally = [function.tally(0, x.device)] if judged else []
+        tally = [function.tally.empty(0, x.device)] if decided else []
         try:
             graph = make_fx(stepping(function))(examples, betas, x.clone(), *tally)
         except Exception as error:  # whatever the user's programs raise under tracing
@@ -101,22 +101,20 @@ def stepping(function: StepFunction) -> Callable[..., Any]:
 
 def compile_graph(graph: Callable, backend: str | Callable = "inductor") -> Callable:
     """Machine code for a traced graph; random numbers are drawn as eager steps draw them."""
-    options = {"options": {"fallback_random": True}} if backend == "inductor" else {}
+    options: Any = {"options": {"fallback_random": True}} if backend == "inductor" else {}
     return torch.compile(graph, fullgraph=True, dynamic=False, backend=backend, **options)
 
 
-def compile_step(step: TrainingStep, x: Tensor, backend: str | Callable = "inductor") -> float:
-    """Put a compiled step in place of the eager one, after comparing the two on ``x``.
+def compile_step(step: TrainingStep, x: Tensor, backend: str | Callable = "inductor") -> Advance:
+    """The step compiled, after comparing it with the eager one on ``x``; for ``step(x, advance)``.
 
-    :returns: the seconds it took.
-    :raises NotCompilable: the step stays as it was.
+    :raises NotCompilable: saying why.
     """
     if step.pyro_objective is not None:
         raise NotCompilable(
             f"{type(step.pyro_objective).__name__} of Pyro fetches its loss from the device at every step; use a bound of "
             "pyro_hvae"
         )
-    began = time.perf_counter()
     function = step.function
     compiled = compile_graph(trace(function, x), backend)
     data = [p.detach() for p in step.parameters]  # share storage with the parameters, and no autograd
@@ -124,10 +122,10 @@ def compile_step(step: TrainingStep, x: Tensor, backend: str | Callable = "induc
     def advance(betas: Sequence[Tensor], x: Tensor, tally: Tensor) -> StepResult:
         return compiled(data, betas, x, tally)
 
-    def without_tally(run: Callable[..., StepResult]) -> Differentiate:
+    def without_tally(run: Advance) -> Differentiate:
         def differentiate(betas: Sequence[Tensor], x: Tensor) -> tuple[list[Tensor | None], Tensor]:
-            gradients, _, tally = run(betas, x, function.tally(0, x.device))
-            return gradients, tally[: len(function.names)]
+            gradients, _, tally = run(betas, x, function.tally.empty(0, x.device))
+            return gradients, function.tally.split(tally)[0]
 
         return differentiate
 
@@ -137,8 +135,7 @@ def compile_step(step: TrainingStep, x: Tensor, backend: str | Callable = "induc
         raise
     except Exception as error:
         raise NotCompilable(f"torch.compile failed ({first_line(error)})") from error
-    step.advance = advance
-    return time.perf_counter() - began
+    return advance
 
 
 # -- random numbers as arguments
@@ -206,11 +203,14 @@ def check_on_device(graph: GraphModule) -> None:
 class CudaGraph:
     """A training step that is replayed as one CUDA graph from the fourth call on: one launch, nothing done by the host.
 
+    :param advance: what computes the step, as for :class:`~pyro_hvae.training.training_step.TrainingStep`.
+
     Where the capture fails, a warning says so once, and the step goes on as it was.
     """
 
-    def __init__(self, step: TrainingStep):
-        self.step = step
+    def __init__(self, step: TrainingStep, advance: Advance | None = None):
+        self.take: Callable[[Tensor], None] = functools.partial(step, advance=advance)
+        self.optimizer = step.optimizer
         self._calls = 0
         self._failed = False
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -219,26 +219,26 @@ class CudaGraph:
     def __call__(self, x: Tensor) -> None:
         self._calls += 1
         if self._calls <= WARM_UP or self._failed:
-            return self.step(x)
+            return self.take(x)
         if self._graph is None:
             try:
                 self._capture(x)
             except Exception as error:  # of memory, of a driver, of an operation that cannot be captured
                 self._failed, self._graph, self._x = True, None, None
-                for group in self.step.optimizer.param_groups:
+                for group in self.optimizer.param_groups:
                     group["capturable"] = False
                 warnings.warn(f"training goes on without a CUDA graph: {first_line(error)}", stacklevel=2)
-                return self.step(x)
+                return self.take(x)
         assert self._graph is not None and self._x is not None
         self._x.copy_(x)
         self._graph.replay()
 
     def _capture(self, x: Tensor) -> None:
         graph, self._x = torch.cuda.CUDAGraph(), x.clone()
-        for group in self.step.optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["capturable"] = True  # from here on only: it warns of steps that are not captured
         with torch.cuda.graph(graph):
-            self.step(self._x)  # recorded, not carried out
+            self.take(self._x)  # recorded, not carried out
         self._graph = graph
 
 
@@ -273,20 +273,16 @@ def compare(function: StepFunction, eager: Differentiate, ours: Differentiate, x
         for p, values in zip(parameters, before, strict=True):
             p.detach().copy_(values)
     (gradients, values), (our_gradients, our_values) = results
-    # Gradients that cancel to rounding (of a bias before a BatchNorm layer) are judged by the size of all.
+    # Gradients that cancel to rounding (of a bias before a BatchNorm layer) are compared with the size of all.
     small = 1e-3 * torch.stack([g.norm() for g in gradients if g is not None]).norm()
-    pairs = [("value of the bound", values, our_values)]
-    pairs += [
-        (f"gradient of {name}", *both) for name, *both in zip(function.trained, gradients, our_gradients, strict=True)
-    ]
+    names = ["value of the bound", *(f"gradient of {name}" for name in function.trained)]
+    pairs = zip(names, (values, *gradients), (our_values, *our_gradients), strict=True)
     for what, a, b in pairs:
         if (a is None) != (b is None):
             raise NotCompilable(f"the {what} exists in one of the eager step and ours only: {cause}")
-        if (
-            a is not None
-            and not (a - b).norm() <= TOLERANCE[function.precision] * (a.norm() + small)
-            and bool(a.isfinite().all())
-        ):
+        if a is None or b is None:
+            continue
+        if not (a - b).norm() <= TOLERANCE[function.precision] * (a.norm() + small) and bool(a.isfinite().all()):
             raise NotCompilable(
                 f"the {what} differs between the eager step and ours by {((a - b).norm() / a.norm()).item():.1e}: {cause}"
             )

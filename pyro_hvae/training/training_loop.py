@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,12 +16,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyro_hvae.arguments import contiguous
 from pyro_hvae.bounds.objectives import ELBO
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE
 from pyro_hvae.programs.program import evaluating
-from pyro_hvae.stimuli import PatchData
 from pyro_hvae.training import history
 from pyro_hvae.training.config import FitConfig
 from pyro_hvae.training.contexts import Signals, frozen, matmul_precision
@@ -29,7 +28,7 @@ from pyro_hvae.training.progress import Progress
 from pyro_hvae.training.recorded import fingerprint
 from pyro_hvae.training.run_directory import Checkpoint, RunDirectory
 from pyro_hvae.training.tracing import CudaGraph, NotCompilable, compile_step
-from pyro_hvae.training.training_step import TrainingStep
+from pyro_hvae.training.training_step import Advance, TrainingStep
 
 STALLED = 10  # consecutive steps skipped from which on a run is said to have stalled
 AGREE_EVERY = 10  # steps after which processes tell each other of signals
@@ -53,64 +52,96 @@ class Run:
     """Name of the signal that stopped the run before its end, or None."""
 
 
+#: Called before every step with its number and its images ``(image, pixel)``.
+OnStep = Callable[[int, Tensor], None]
+
+
+def trained_parameters(vae: HVAE, config: FitConfig) -> dict[str, torch.nn.Parameter]:
+    """Parameters that are trained, by their names in the pair.
+
+    :raises HVAEError: where there is none.
+    """
+    trained = {"both": vae, "model": vae.model, "guide": vae.guide}[config.train]
+    ids = {id(p) for p in trained.parameters()}
+    named = {name: p for name, p in vae.named_parameters() if id(p) in ids and p.requires_grad}
+    if not named:
+        raise HVAEError(
+            f"there is nothing to train: train={config.train!r}, and no parameter of {type(trained).__name__} requires a "
+            "gradient"
+        )
+    return named
+
+
 class Loop:
     """One run of :func:`~pyro_hvae.training.fit.fit`: the state between steps, on disk and off."""
 
     def __init__(
         self,
         vae: HVAE,
-        data: PatchData,
         objective: Any,
         config: FitConfig,
+        images: Tensor,
+        test: Tensor,
+        *,
         directory: RunDirectory | None,
         described: dict[str, Any],
-        device: torch.device,
-        compile: bool | str,
         processes: Processes | None = None,
+        on_step: OnStep | None = None,
     ):
-        self.compile, self.processes = compile, processes
-        self.vae, self.config, self.directory, self.device = vae, config, directory, device
+        """
+        :param config: with ``compile`` settled: True insists, ``"auto"`` compiles where it can, False does not.
+        :param images: training patches ``(image, pixel)`` on the device.
+        :param test: patches to evaluate on.
+        :param described: the configuration as the run directory records it.
+        :param on_step: called before every step with its number and its images.
+        """
+        self.vae, self.config, self.directory, self.processes, self.on_step = vae, config, directory, processes, on_step
+        self.x, self.test, self.device = images, test, images.device
         self.described, self.fingerprint = described, fingerprint(described)
-        trained = {"both": vae, "model": vae.model, "guide": vae.guide}[config.train]
-        ids = {id(p) for p in trained.parameters()}
-        self.named = {name: p for name, p in vae.named_parameters() if id(p) in ids and p.requires_grad}
-        if not self.named:
-            raise HVAEError(
-                f"there is nothing to train: train={config.train!r}, and no parameter of {type(trained).__name__} requires a "
-                "gradient"
-            )
-        like = next(iter(self.named.values()))
-        self.x = torch.from_numpy(contiguous(data.train["x"].values)).to(device, like.dtype)
-        self.test = torch.from_numpy(contiguous(data.test["x"].values[: config.evaluate_images])).to(device, like.dtype)
-        self.betas = {site: torch.ones((), dtype=like.dtype, device=device) for site, _ in config.beta}
-        self.step = TrainingStep(
-            vae, objective, self.named, self.betas, config.learning_rate(0), config.clip, config.skip, config.precision
-        )
+        self.named = trained_parameters(vae, config)
+        self.betas = {site: torch.ones((), dtype=images.dtype, device=self.device) for site in config.beta}
+        self.step = TrainingStep(vae, objective, self.named, self.betas, config)
         self.scheduled = {"learning rate": (self.step.learning_rate, config.learning_rate)}
-        self.scheduled |= {site: (self.betas[site], schedule) for site, schedule in config.beta}
+        self.scheduled |= {site: (self.betas[site], schedule) for site, schedule in config.beta.items()}
         self._values: dict[str, float] = {}
         self.compile_seconds: float | None = None
         self.rows: list[dict[str, float]] = []
         self.evaluations: list[dict[str, float]] = []
         self.done = 0
         self.order: tuple[int, Tensor] | None = None
-        self.asked: str | None = None  # the signal that asked to stop
+        self.stop_signal: str | None = None  # the signal that wants the run to stop
         self.interrupted: str | None = None  # the one that did: between steps, and in all processes at the same one
 
     def run(self, resume: bool, progress: bool) -> Run:
+        """Train to the end, or to a signal."""
         with self.session(), Signals(self):
             self.begin(resume)
-            if self.processes is not None:
-                self.processes.begin_alike(self.vae, self.fingerprint)
-                self.compile_seconds = share_batch(self.step, self.x[: self.config.batch], self.processes, self.compile)
-                take: Callable[[Tensor], None] = self.step
-            else:
-                take = self._compiled() if self.compile else self.step
+            take = self._step()
             with Progress(self.config.steps, self.done, enabled=progress and self.main) as bar:
-                while self.going:
+                while self.unfinished:
                     take(self.next_batch())
                     self.finish_step(bar)
         return self.result()
+
+    def _step(self) -> Callable[[Tensor], None]:
+        """What takes a step: eager, compiled, or its process's part of one."""
+        began = time.perf_counter()
+        if self.processes is not None:
+            self.processes.begin_alike(self.vae, self.fingerprint)
+            x = self.x[: self.config.batch]
+            advance = share_batch(self.step, x, self.processes, self.config.compile)
+        elif self.config.compile:
+            compiled = self._compiled()
+            if compiled is None:
+                return self.step
+            advance = compiled
+        else:
+            return self.step
+        if self.config.compile:
+            self.compile_seconds = time.perf_counter() - began
+        if self.device.type == "cuda" and self.processes is None:
+            return CudaGraph(self.step, advance)
+        return functools.partial(self.step, advance=advance)
 
     @property
     def main(self) -> bool:
@@ -141,7 +172,7 @@ class Loop:
         self._began = time.perf_counter()
 
     @property
-    def going(self) -> bool:
+    def unfinished(self) -> bool:
         """Whether there is another step to take."""
         return self.done < self.config.steps and self.interrupted is None
 
@@ -151,17 +182,20 @@ class Loop:
             if (value := schedule(self.done)) != self._values.get(name):
                 tensor.fill_(value)
                 self._values[name] = value
-        return self._batch(self.done)
+        images = self._batch(self.done)
+        if self.on_step is not None:
+            self.on_step(self.done, images)
+        return images
 
     def finish_step(self, bar: Progress) -> None:
         """Count a step that was taken; log, evaluate and save where it is time to."""
         config = self.config
         self.done += 1
         if self.processes is None:
-            self.interrupted = self.asked
+            self.interrupted = self.stop_signal
         elif self.done % AGREE_EVERY == 0:
-            self.interrupted = self.processes.agree(self.asked)
-        last = not self.going
+            self.interrupted = self.processes.agree(self.stop_signal)
+        last = not self.unfinished
         if last or self.done % config.log_every == 0 or self.done % config.checkpoint_every == 0:
             self._log(time.perf_counter() - self._began)
             bar.update(self.rows[-1])
@@ -189,16 +223,15 @@ class Loop:
         path = self.directory.path if self.directory and self.main else None
         return Run(self.vae, self._history(), self.done, path, self.interrupted)
 
-    def _compiled(self) -> Callable[[Tensor], None]:
-        """The step compiled; as it is, with a warning, where that is impossible and was not insisted on."""
+    def _compiled(self) -> Advance | None:
+        """The step compiled; None, with a warning, where that is impossible and was not insisted on."""
         try:
-            self.compile_seconds = compile_step(self.step, self._batch(self.done))
+            return compile_step(self.step, self._batch(self.done))
         except NotCompilable as reason:
-            if self.compile is True:
+            if self.config.compile is True:
                 raise HVAEError(f"compile=True: {reason}. compile=False trains without") from reason
-            warnings.warn(f"training goes on without compilation: {reason}", stacklevel=3)
-            return self.step
-        return CudaGraph(self.step) if self.device.type == "cuda" else self.step
+            warnings.warn(f"training goes on without compilation: {reason}", stacklevel=4)
+            return None
 
     # -- data
 
@@ -241,7 +274,7 @@ class Loop:
         self.rows.append({
             "step": self.done,
             **history.in_nats(metrics.means, ""),
-            **{f"beta_{site}": schedule(step) for site, schedule in self.config.beta},
+            **{f"beta_{site}": schedule(step) for site, schedule in self.config.beta.items()},
             "learning_rate": self.config.learning_rate(step),
             "clipped": metrics.clipped,
             "skipped": metrics.skipped,
@@ -274,6 +307,8 @@ class Loop:
     def _resume(self) -> None:
         assert self.directory is not None
         checkpoint = self.directory.latest()
+        # The run's own digest: one that was begun by an earlier version lacks options that have come since.
+        self.fingerprint = self.directory.fingerprint
         self.directory.check_same(checkpoint)
         checkpoint.load_into(self.vae)
         for name, p in self.named.items():

@@ -39,8 +39,7 @@ def exact_mean_field_pair() -> HVAE:
     with torch.no_grad():
         model.to_image.weight.copy_(basis * s)
         M = (basis * s).T / 0.4**2 / precision[:, None]
-        head.weight.copy_(torch.cat([M, torch.zeros(3, 5)]))
-        head.bias.copy_(torch.cat([-M @ model.to_image.bias, -precision.log()]))
+        head.set_linear(M, -M @ model.to_image.bias, -precision.log())
     return HVAE(model, guide)
 
 
@@ -48,7 +47,7 @@ def exact_bottom_up_pair() -> HVAE:
     """z2 → z1 → x, linear and one-dimensional: p(z2 | z1, x) = p(z2 | z1), so a bottom-up guide is exact."""
     model = affine_model(2, dim=1)
     head = model.conditionals[0][1]
-    w, b, s2 = head.weight[0].item(), head.bias[0].item(), math.exp(head.bias[1].item())
+    w, b, s2 = head.location_weight.item(), head.location_bias.item(), math.exp(head.v_bias.item())
     a, c, noise2 = model.A.detach()[:, 0], model.to_image.bias.detach(), model.sigma.item() ** 2
     guide = BottomUpGuide(3, (1, 1), ("normal", "normal"), ((), ())).double()
     first, second = guide.conditionals[0][1], guide.conditionals[1][1]
@@ -139,7 +138,7 @@ def test_laplace_evidence(model, dims):
     x = images_of(vae, 1)
     with torch.no_grad():
         for _, head in vae.guide.conditionals:
-            head.bias[head.dim :] = 0.7  # broad, so that the weights have a variance
+            head.v_bias.fill_(0.7)  # broad, so that the weights have a variance
     evidence = latent_density_evidence(vae.model, x).item()
     torch.manual_seed(0)
     mean, error = {}, {}

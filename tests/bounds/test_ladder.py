@@ -210,8 +210,8 @@ def test_a_linear_gaussian_hierarchy_reaches_its_evidence_with_a_full_top():
     orthogonal(model)
     with torch.no_grad():
         head = model.conditionals[0][1]
-        head.weight[head.dim :] = 0  # a constant scale: linear-Gaussian
-        head.bias[head.dim :] = -0.5
+        head.v_weight.zero_()  # a constant scale: linear-Gaussian
+        head.v_bias.fill_(-0.5)
     vae = HVAE(model, LadderGuide(model, hidden_x=((), ()), reads="image", top="full").double())
     x = torch.randn(6, 6, dtype=torch.float64)
     weight, offset, covariance = posterior_of_z2(model)

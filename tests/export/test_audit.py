@@ -25,9 +25,9 @@ def pair():
         for dim, conditional in zip(model.dims, guide.conditionals, strict=True):
             here, head = slice(start, start := start + dim), conditional[1]
             head.weight.zero_()
-            head.weight[:dim] = torch.as_tensor(gain[here])
-            head.bias[:dim] = torch.as_tensor(zero[0, here])
-            head.bias[dim:] = torch.as_tensor(np.log(np.diag(covariance)[here]))
+            head.location_weight[:] = torch.as_tensor(gain[here])
+            head.location_bias[:] = torch.as_tensor(zero[0, here])
+            head.v_bias[:] = torch.as_tensor(np.log(np.diag(covariance)[here]))
     return HVAE(model, guide), x
 
 

@@ -35,10 +35,10 @@ def affine_top_down(seed=0):
         first = guide.joint[0].first  # one hidden layer is compulsory: keep it in its linear regime
         first.weight.mul_(0.02)
         first.bias.fill_(20.0)
-        guide.heads[0].weight[:6].normal_().mul_(60)
-        guide.heads[0].weight[6:] = 0
-        guide.heads[0].bias[:6] = -20 * guide.heads[0].weight[:6].sum(-1)
-        guide.heads[1].weight[3:] = 0
+        guide.heads[0].location_weight.normal_().mul_(60)
+        guide.heads[0].v_weight.zero_()
+        guide.heads[0].location_bias[:] = -20 * guide.heads[0].location_weight.sum(-1)
+        guide.heads[1].v_weight.zero_()
     return vae
 
 
@@ -46,11 +46,11 @@ def exact_moments(vae, x):
     guide = vae.guide
     q2 = guide.heads[1](x)
     W, w = guide.joint[0].first.weight.split((SIZE**2, 3), -1)
-    head = guide.heads[0].weight[:6]
+    head = guide.heads[0].location_weight
     slope = head @ w  # softplus(u) = u at u near 20
-    mean = (x @ W.T + guide.joint[0].first.bias + q2.mean @ w.T) @ head.T + guide.heads[0].bias[:6]
+    mean = (x @ W.T + guide.joint[0].first.bias + q2.mean @ w.T) @ head.T + guide.heads[0].location_bias
     between = torch.einsum("ij,bj,kj->bik", slope, q2.variance, slope)
-    within = torch.diag_embed(torch.exp(guide.heads[0].bias[6:]).expand(len(x), -1))
+    within = torch.diag_embed(torch.exp(guide.heads[0].v_bias).expand(len(x), -1))
     return [t.detach().double().numpy() for t in (mean, between, between + within)]
 
 
@@ -121,7 +121,7 @@ def exactly_wrong_guide(shift):
         trunk.layers[0].bias.fill_(20.0)
         precision = 1 + 1 / sigma**2  # A'A = 1: independent posteriors, so the guide can be exact
         head.weight.zero_()
-        head.bias[6:] = -precision.log()
+        head.v_bias[:] = -precision.log()
     return vae, (A.T @ torch.ones(16) / sigma**2 / precision + shift).detach()
 
 
@@ -129,7 +129,7 @@ def test_resampled_draws_follow_the_exact_posterior():
     """One image, a guide that is off by half a standard deviation: resampled draws must pass a KS test, raw must not."""
     vae, mean = exactly_wrong_guide(shift=0.2)
     with torch.no_grad():
-        vae.guide.conditionals[0][1].bias[:6] = mean
+        vae.guide.conditionals[0][1].location_bias[:] = mean
     x = np.ones((1, 16), np.float32)
     sd = float(1 / torch.sqrt(1 + 1 / vae.model.sigma**2))
     exact = (vae.model.A.T @ torch.ones(16) / vae.model.sigma**2 * sd**2).detach().numpy()
@@ -153,12 +153,12 @@ def test_k_hat_flags_a_bad_guide_and_passes_an_exact_one():
     vae, mean = exactly_wrong_guide(shift=0.0)
     x = np.ones((3, 16), np.float32)
     with torch.no_grad():
-        vae.guide.conditionals[0][1].bias[:6] = mean
+        vae.guide.conditionals[0][1].location_bias[:] = mean
     exact = export_posterior(vae, x, draws=1000)["sample_stats"]
     with torch.no_grad():
-        vae.guide.conditionals[0][1].bias[6:] -= 4  # far too narrow
+        vae.guide.conditionals[0][1].v_bias.sub_(4)  # far too narrow
     bad = export_posterior(vae, x, draws=1000)["sample_stats"]
-    assert exact["log_weight"].std() < 1e-3 and share_trusted(exact["pareto_k"].values) >= 0
+    assert exact["log_weight"].std() < 1e-3
     assert np.all(exact["ess"] > 990)
     assert np.all(bad["pareto_k"] > 0.7) and share_trusted(bad["pareto_k"].values) == 0
 
@@ -350,7 +350,7 @@ def test_receptive_fields_hold_what_the_layer_above_passes_on():
     vae = affine_top_down()
     guide = vae.guide
     W, w = guide.joint[0].first.weight.split((SIZE**2, 3), -1)
-    head = guide.heads[0].weight[:6]
+    head = guide.heads[0].location_weight
     direct, through = head @ W, head @ w @ guide.heads[1].weight[:3]
     found = gradient_field(export_posterior(vae, small_data().test))
     assert through.abs().max() > 0.1 * direct.abs().max(), "the path through z2 must matter in this case"

@@ -209,11 +209,11 @@ def test_sizes_betas_and_learning_rates(name):
     assert p.dims[0] == 1.125 * p.pixels  # overcomplete by the published factor
     assert p.families == ((family,) if dim_z2 is None else (family, "normal"))
     betas = p.training.beta
-    assert [v for _, v in betas["z1"]] == [beta1]
+    assert [v for _, v in betas["z1"].knots] == [beta1]
     assert ("z2" in betas) == (dim_z2 is not None)
     if beta2 is not None:
-        assert (betas["z2"][0][1], betas["z2"][-1][1]) == beta2
-    assert (p.training.learning_rate[0][1], p.training.learning_rate[-1][1]) == rates
+        assert tuple(betas["z2"].knots[i][1] for i in (0, -1)) == beta2
+    assert tuple(p.training.learning_rate.knots[i][1] for i in (0, -1)) == rates
 
 
 @pytest.mark.parametrize("name", [n for n in TABLE if PRESETS[n].source == "[C22]"])
@@ -224,7 +224,7 @@ def test_csikor_training(name):
     steps = 30_000_000 if name == "LinearVAE40" else 33_750_000
     assert training.epochs * training.steps_per_epoch == steps
     if name.endswith("125"):  # 0.1 for 500 epochs, then linear over 1150
-        assert training.beta["z2"] == ((0, 0.1), (500, 0.1), (1650, 1.25))
+        assert training.beta["z2"].knots == ((0, 0.1), (500, 0.1), (1650, 1.25))
 
 
 @pytest.mark.parametrize("name", [n for n in TABLE if PRESETS[n].source == "[V24]"])
@@ -233,10 +233,10 @@ def test_vas_training(name):
     training = p.training
     assert (training.batch, training.epochs, training.batch * training.steps_per_epoch) == (400, 5000, 640_000)
     k = {"TD-IWAE20-k1": 1, "TD-IWAE20-k4": 4, "TD-IWAE20-k10": 10, "TD-IWAE20": 50, "LinearIWAE20": 50}.get(name, 1)
-    assert training.num_particles == k
+    assert training.particles == k
     assert training.objective == ("elbo" if name == "LinearVAE20" else "importance_weighted")
     if len(p.dims) > 1:
-        assert training.beta["z2"] == ((0, 0.1), (2500, 1.0))
+        assert training.beta["z2"].knots == ((0, 0.1), (2500, 1.0))
 
 
 def test_what_was_not_published_says_so():
@@ -252,8 +252,8 @@ def test_what_was_not_published_says_so():
 
 def test_knots_are_in_order():
     for p in PRESETS.values():
-        for knots in (*p.training.beta.values(), p.training.learning_rate):
-            epochs = [e for e, _ in knots]
+        for schedule in (*p.training.beta.values(), p.training.learning_rate):
+            epochs = [e for e, _ in schedule.knots]
             assert epochs == sorted(epochs) and epochs[0] == 0 and epochs[-1] <= p.training.epochs
 
 

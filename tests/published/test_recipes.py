@@ -9,20 +9,20 @@ from small import small_data, small_pair
 import pyro_hvae as hvae
 from pyro_hvae.cli import main
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.published import PRESETS
+from pyro_hvae.published import PRESETS, Training
 from pyro_hvae.published.recipes import recipe, table
-from pyro_hvae.training.config import default_objective, make_config
+from pyro_hvae.published.schedules import Schedule
+from pyro_hvae.training.config import default_objective, fill_in
 from pyro_hvae.training.ensemble import fit_ensemble
 from pyro_hvae.training.fit import resume
 from pyro_hvae.training.run_directory import RunDirectory
-from pyro_hvae.training.schedules import Schedule
 
 SMALL = dict(pixels=16, dim_z1=18, dim_z2=4, seed=0)
 QUICK = dict(log_every=5, evaluate_every=10, checkpoint_every=5, progress=False, device="cpu")
 
 
-def config(vae, **options):
-    return make_config(vae, **dict(steps=None, batch=None, learning_rate=None, beta=None) | options)
+def config(vae, recipe=None, **options):
+    return fill_in(vae, Training(**options), recipe)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -33,13 +33,13 @@ def test_the_fast_recipe_of_every_preset(name):
     assert found.start == (("ica", "energies") if len(p.dims) == 2 else ("ica",))
     how = found.training
     assert (how.batch, how.steps, how.clip) == (200, 8000, 300.0)
-    assert how.learning_rate == ((0, 4e-4), (0.6, 4e-4), (1, 4e-5))
-    assert (how.objective, how.num_particles) == (p.training.objective, p.training.num_particles)
+    assert how.learning_rate.knots == ((0, 4e-4), (0.6, 4e-4), (1, 4e-5))
+    assert (how.objective, how.particles) == (p.training.objective, p.training.particles)
     # in closed form where z1 comes last in the guide and the objective is the ELBO
     assert how.gradient == ("standard" if "IWAE" in name or name.startswith("Chain") else "rao_blackwell")
     if len(p.dims) == 2:
-        end = p.training.beta["z2"][-1][1]  # 1.25 for TDVAE20125
-        assert how.beta["z2"] == ((0, 0.1 * end), (0.5, end)) and how.beta["z1"] == ((0, 1.0),)
+        end = p.training.beta["z2"].knots[-1][1]  # 1.25 for TDVAE20125
+        assert how.beta["z2"].knots == ((0, 0.1 * end), (0.5, end)) and how.beta["z1"].knots == ((0, 1.0),)
     assert recipe("fast", p, "ladder").training.gradient == "rao_blackwell"
 
 

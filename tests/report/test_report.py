@@ -445,11 +445,14 @@ def test_files_that_cannot_be_opened_stop_before_anything_is_written(planted, tm
         analyse([planted.path, cut], tmp_path / "out")
     absent = tmp_path / "absent.nc"
     both = r"`pyro-hvae export RUN --out FILE` or `pyro-hvae audit RUN --out FILE` or `pyro-hvae physiology RUN --out DIR`$"
-    with pytest.raises(HVAEError, match=rf"there is no posterior file, audit or physiology file {absent}; make one with {both}"):
+    with pytest.raises(
+        HVAEError, match=rf"there is no posterior file, audit or physiology file {absent}; make one with {both}"
+    ):
         analyse([planted.path, absent], tmp_path / "out")
     xr.Dataset({"a": 1}).to_netcdf(tmp_path / "else.nc")
     with pytest.raises(
-        HVAEError, match=rf"is no posterior file, audit or physiology file: its attribute schema is ''; make one with {both}"
+        HVAEError,
+        match=rf"is no posterior file, audit or physiology file: its attribute schema is ''; make one with {both}",
     ):
         analyse([planted.path, tmp_path / "else.nc"], tmp_path / "out")
     with pytest.raises(HVAEError, match="given twice"):

@@ -28,6 +28,14 @@ def saved(tmp_path, data):
     return data.save(tmp_path / "natural.nc")
 
 
+def test_the_kinds_of_stimuli():
+    assert set(stimuli.KINDS) == {
+        "natural", "highest-contrast", "disjoint-subsets", "contrast-matched", "masked", "textures", "synthesised-textures",
+        "synthesised-patches", "gratings", "gabors", "differences-of-gaussians", "plaids", "bars", "edges", "illusory-contours",
+        "dead-leaves", "sprites", "digits", "optic-flow",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", stimuli.KINDS)
 def test_every_kind_has_a_function_a_page_of_help_and_options_of_known_types(kind, capsys):
     module, name = stimuli.KINDS[kind]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -184,8 +185,8 @@ def test_another_design_in_the_same_directory_is_refused(swept, tmp_path):
         (TINY, {"dim_z2": 5}, "axes must be a mapping from a text to a sequence, got 5"),
         (TINY, {"dim_z2": [5, 5]}, "each of them once"),
         (TINY, {"dim_z2": []}, "needs values"),
-        (TINY, {"dim_z2": ["five"]}, "dim_z2 must be int or nothing, got 'five'"),
-        (TINY, {"seed": [True]}, "seed must be int, got True"),
+        (TINY, {"dim_z2": ["five"]}, "dim_z2 must be a whole number or None, got 'five'"),
+        (TINY, {"seed": [True]}, "seed must be a whole number, got True"),
         (TINY, {}, "at least one axis"),
         (TINY, {"steps": [1, 2]}, "steps cannot be a setting of all runs and an axis"),
         (TINY, {"guide": ["top_down", "topdown"]}, "did you mean 'top_down'"),
@@ -194,7 +195,7 @@ def test_another_design_in_the_same_directory_is_refused(swept, tmp_path):
         (TINY, {"precision": ["float32", "float16"]}, "did you mean 'bfloat16'|Known: bfloat16"),
         ({"steps": 3}, AXES, "needs a preset"),
         ({"steps": 3}, {"preset": ["TDVAE20", "TDVAE40"]}, "share their patches"),
-        (TINY, {"clip": ["0:1"]}, "clip must be float or nothing"),
+        (TINY, {"clip": ["0:1"]}, "clip must be a number or None"),
         ({**TINY, "pixels": 25}, AXES, "the patches have 16 pixels and the models of the sweep 25"),
     ],
 )  # fmt: skip
@@ -260,6 +261,16 @@ def test_every_setting_is_an_option_of_the_command():
     assert tuple(SETTINGS) == tuple(f.name for f in fields(Settings))
     parsed = vars(parser().parse_args(["sweep", "TDVAE20", "--axis", "seed", "0", "--out", "x"]))
     assert set(SETTINGS) <= set(parsed)
+
+
+def test_the_page_on_sweeps_lists_every_setting():
+    import re
+
+    from pyro_hvae.sweeps.settings import SETTINGS
+
+    page = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    table = page.split("| settings, each of which can be an axis |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == set(SETTINGS)
 
 
 def test_the_help_of_the_command_says_what_every_setting_is(capsys):

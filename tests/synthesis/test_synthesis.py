@@ -337,3 +337,17 @@ def test_one_call_for_all(tmp_path, source, transform, few_maps, capsys):
     with pytest.raises(HVAEError, match="unknown intensity 'naturell'; did you mean 'natural'"):  # before any synthesis
         synthesised_textures(source, out=tmp_path / "new.nc", transform=transform, intensity="naturell")
     assert not (tmp_path / "new.nc.images").exists()
+
+
+def test_options_of_synthesis_and_of_cutting_are_those_of_the_command_that_does_both():
+    """Written out in its signature, which the command line reads, and passed on by name."""
+    from inspect import signature
+
+    from pyro_hvae.stimuli.synthesised import synthesised_patches
+    from pyro_hvae.synthesis.families import synthesise, synthesised_textures
+
+    both = signature(synthesised_textures).parameters
+    parts = [*signature(synthesise).parameters.values(), *signature(synthesised_patches).parameters.values()]
+    named = {p.name: (p.default, p.annotation) for p in parts if p.name not in ("folder", "progress")}
+    assert named.pop("out")[1] == both["out"].annotation
+    assert {name: (p.default, p.annotation) for name, p in both.items() if name != "out"} == named

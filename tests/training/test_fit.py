@@ -103,21 +103,11 @@ def test_seed_decides_the_course():
 
 
 def test_every_epoch_shows_every_patch_once_in_another_order():
-    from pyro_hvae.training import training_loop as module
-
     seen = []
-
-    class Recorder(module.TrainingStep):
-        def __call__(self, x):
-            seen.append(x[:, 0].clone())
-            super().__call__(x)
-
     data = small_data(train=100)
-    original, module.TrainingStep = module.TrainingStep, Recorder
-    try:
-        fit(small_pair(), data, **QUICK | dict(steps=10, batch=20))
-    finally:
-        module.TrainingStep = original
+    fit(small_pair(), data, **QUICK | dict(steps=10, batch=20), on_step=lambda step, x: seen.append((step, x[:, 0])))
+    assert [step for step, _ in seen] == list(range(10))
+    seen = [x for _, x in seen]
     epochs = torch.cat(seen[:5]), torch.cat(seen[5:])
     values = torch.from_numpy(data.train["x"].values[:, 0])
     assert all(torch.equal(epoch.sort().values, values.sort().values) for epoch in epochs)
@@ -164,14 +154,15 @@ def test_pyros_objectives_are_refused_where_they_are_wrong():
 
 
 def test_published_training_is_the_default_and_its_schedules_are_stretched():
-    from pyro_hvae.training.config import default_objective, make_config
+    from pyro_hvae.published import Training
+    from pyro_hvae.training.config import default_objective, fill_in
 
     vae = hvae.build("TD-IWAE20-k4")
-    config = make_config(vae, steps=10_000, batch=None, learning_rate=None, beta=None)
+    config = fill_in(vae, Training(steps=10_000))
     beta = dict(config.beta)
     assert (config.batch, config.learning_rate(0)) == (400, 1e-4)
     assert beta["z2"](0) == 0.1 and beta["z2"](5_000) == 1 and beta["z2"](2_500) == pytest.approx(0.55)
-    assert make_config(vae, steps=None, batch=None, learning_rate=None, beta=None).steps == 5000 * 1600
+    assert fill_in(vae, Training()).steps == 5000 * 1600
     objective = default_objective(vae)
     assert isinstance(objective, hvae.ImportanceWeightedELBO) and objective.num_particles == 4
 
@@ -182,7 +173,7 @@ def test_published_training_is_the_default_and_its_schedules_are_stretched():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (dict(train="gude"), "unknown value of train 'gude'; did you mean 'guide'"),
+        (dict(train="gude"), "unknown train 'gude'; did you mean 'guide'"),
         (dict(device="gpu"), "unknown device 'gpu'"),
         (dict(batch=301), "batch=301, but there are only 300"),
         (dict(steps=0), "steps must be a whole number of at least 1, got 0"),
@@ -233,22 +224,17 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_checkpoint(tmp_path)
     assert all(p.isfinite().all() for p in good.parameters()), error
 
 
-def test_nothing_is_learnt_after_a_single_step_that_was_not_finite(monkeypatch):
+def test_nothing_is_learnt_after_a_single_step_that_was_not_finite():
     """The host sees it only at the next row of the history; until then the parameters must stay where they were."""
-    from pyro_hvae.training import training_loop as module
 
-    class OneBadBatch(module.TrainingStep):
-        calls = 0
-
-        def __call__(self, x):
-            super().__call__(torch.full_like(x, torch.inf) if self.calls == 23 else x)
-            self.calls += 1
+    def one_bad_batch(step, x):
+        if step == 23:
+            x.fill_(torch.inf)
 
     good, broken = small_pair(), small_pair()
     fit(good, small_data(), **QUICK | dict(steps=23))
-    monkeypatch.setattr(module, "TrainingStep", OneBadBatch)
     with pytest.raises(HVAEError, match="step 23: not finite: reconstruction"):
-        fit(broken, small_data(), **QUICK)
+        fit(broken, small_data(), **QUICK, on_step=one_bad_batch)
     assert same(parameters(good), parameters(broken))
 
 
@@ -357,10 +343,10 @@ SCRIPT = textwrap.dedent(
     import os, signal, sys, torch
     from small import small_data, small_pair
     from pyro_hvae.storage import writing as runs
-    from pyro_hvae.training import training_loop as module
     from pyro_hvae.training.fit import fit
     torch.set_num_threads(1)
     how, at, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    on_step = None
     number = getattr(signal, how.split("-")[0])
     if how == "SIGKILL-write":
         original = runs.fsync
@@ -373,16 +359,12 @@ SCRIPT = textwrap.dedent(
             original(path)
         runs.fsync = killed_while_writing
     else:
-        class Killed(module.TrainingStep):
-            calls = 0
-            def __call__(self, x):
-                if self.calls == at:
-                    os.kill(os.getpid(), number)
-                super().__call__(x)
-                self.calls += 1
-        module.TrainingStep = Killed
+        def on_step(step, x):
+            if step == at:
+                os.kill(os.getpid(), number)
     run = fit(small_pair(), small_data(), out=out, steps=40, batch=20, learning_rate=1e-2, log_every=10,
-                     evaluate_every=20, checkpoint_every=7, progress=False, device="cpu", beta={"z2": "0:0,30:1"})
+                     evaluate_every=20, checkpoint_every=7, progress=False, device="cpu", beta={"z2": "0:0,30:1"},
+                     on_step=on_step)
     print(run.interrupted, run.step)
     """
 )
@@ -457,9 +439,10 @@ def test_resume_from_the_record_alone(tmp_path):
     fit(vae, data, **QUICK | dict(steps=10), out=out)
     result = resume(out, steps=20, device="cpu", progress=False)
     straight = hvae.build("TD-IWAE20-k4", pixels=16, dim_z1=6, dim_z2=3, seed=1)
-    from pyro_hvae.training.config import make_config
+    from pyro_hvae.published import Training
+    from pyro_hvae.training.config import fill_in
 
-    beta = dict(make_config(straight, steps=10, batch=None, learning_rate=None, beta=None).beta)
+    beta = dict(fill_in(straight, Training(steps=10)).beta)
     fit(straight, data, **QUICK | dict(steps=20), beta=beta)
     assert result.step == 20 and same(parameters(result.vae), parameters(straight))
     fit(small_pair(), small_data(), **QUICK, out=tmp_path / "made")

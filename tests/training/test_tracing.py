@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import pyro_hvae as hvae
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import LadderGuide, Program, SkipModel
-from pyro_hvae.published import PRESETS
+from pyro_hvae.published import PRESETS, Training
 from pyro_hvae.training import tracing as compiled
+from pyro_hvae.training.contexts import ask_to_stop
 from pyro_hvae.training.fit import fit
 from pyro_hvae.training.run_directory import RunDirectory
 from pyro_hvae.training.tracing import NotCompilable, compile_step, stepping, trace
@@ -74,7 +75,7 @@ def _without_validation():
 
 def make_step(vae, objective, **options) -> TrainingStep:
     betas = {site: torch.tensor(0.6) for site in vae.sites}
-    return TrainingStep(vae, objective, dict(vae.named_parameters()), betas, 1e-2, **options)
+    return TrainingStep(vae, objective, dict(vae.named_parameters()), betas, Training(learning_rate=1e-2, **options))
 
 
 class Counting:
@@ -156,25 +157,9 @@ def test_a_compiled_run_is_the_eager_run_to_rounding_and_draws_its_random_number
     assert any(moved)
 
 
-def test_a_compiled_run_that_is_interrupted_ends_bit_identical(tmp_path, monkeypatch):
+def test_a_compiled_run_that_is_interrupted_ends_bit_identical(tmp_path):
     whole, _ = train(compile=True, out=tmp_path / "whole")
-    from pyro_hvae.training import training_loop as module
-
-    class Stopped(module.TrainingStep):
-        calls = 0
-
-        def __call__(self, x):
-            super().__call__(x)
-            self.calls += 1
-            if self.calls == 23:
-                loops[0].asked = "SIGTERM"
-
-    loops = []
-    original = module.Loop.run
-    monkeypatch.setattr(module.Loop, "run", lambda self, *a: (loops.append(self), original(self, *a))[1])
-    monkeypatch.setattr(module, "TrainingStep", Stopped)
-    train(compile=True, out=tmp_path / "run")
-    monkeypatch.undo()
+    train(compile=True, out=tmp_path / "run", on_step=lambda step, x: ask_to_stop("SIGTERM") if step == 22 else None)
     assert RunDirectory.open(tmp_path / "run").latest().step == 23
     resumed, history = train(out=tmp_path / "run", resume=True)  # compile="auto": as the run began
     assert history.attrs["compile_seconds"] > 0
@@ -183,7 +168,7 @@ def test_a_compiled_run_that_is_interrupted_ends_bit_identical(tmp_path, monkeyp
 
 def test_short_runs_are_not_compiled_and_long_ones_are(monkeypatch):
     calls = []
-    monkeypatch.setattr("pyro_hvae.training.training_loop.compile_step", lambda step, x: calls.append(x) or 1.0)
+    monkeypatch.setattr("pyro_hvae.training.training_loop.compile_step", lambda step, x: calls.append(x) or step.eager)
     train()
     assert not calls
     monkeypatch.setattr("pyro_hvae.training.fit.COMPILE_FROM", 60)
@@ -205,10 +190,10 @@ def test_no_host_synchronisation_and_few_operations_in_a_compiled_step(guide, gr
     vae = hvae.build("TDVAE20", guide=guide, seed=0)
     step = make_step(vae, hvae.ELBO(gradient=gradient), clip=1e6, skip=1e9)
     x = torch.randn(400, 400)
-    compile_step(step, x)
-    step(x)
+    advance = compile_step(step, x)
+    step(x, advance)
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        step(x)
+        step(x, advance)
     events = [e for e in recorded.events() if e.name.startswith("aten::")]
     outermost = [e.name for e in events if outer(e) is e]
     assert 20 < len(outermost) <= most, outermost
@@ -337,10 +322,10 @@ def test_a_captured_step_trains_on_every_batch_it_is_given(monkeypatch):
     @contextmanager
     def capture(graph):
         graphs.append(graph)
-        inner = replayed.step
-        replayed.step = lambda x: setattr(graph, "call", lambda: inner(x))  # nothing is carried out while capturing
+        inner = replayed.take
+        replayed.take = lambda x: setattr(graph, "call", lambda: inner(x))  # nothing is carried out while capturing
         yield
-        replayed.step = inner
+        replayed.take = inner
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
     monkeypatch.setattr(torch.cuda, "graph", capture)
@@ -363,14 +348,14 @@ def test_a_capture_that_fails_is_one_warning_and_the_compiled_step_goes_on(monke
 
     @contextmanager
     def capture(graph):
-        inner = replayed.step
+        inner = replayed.take
         if where == "begin":
             raise RuntimeError("CUDA error: out of memory")
-        replayed.step = fail if where == "step" else lambda x: None  # nothing is carried out while capturing
+        replayed.take = fail if where == "step" else lambda x: None  # nothing is carried out while capturing
         try:
             yield
         finally:
-            replayed.step = inner
+            replayed.take = inner
         if where == "end":
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
@@ -402,6 +387,5 @@ def test_parameters_without_a_gradient_stay_as_they_are():
     vae.guide.spare = nn.Linear(2, 2)
     before = vae.guide.spare.weight.detach().clone()
     step = make_step(vae, hvae.ELBO())
-    compile_step(step, images(0), backend="eager")
-    step(images(1))
+    step(images(1), compile_step(step, images(0), backend="eager"))
     assert torch.equal(vae.guide.spare.weight, before) and step.fetch().first_bad is None

@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -16,6 +17,7 @@ from user_programs import Guide, Model, mixed
 
 import pyro_hvae as hvae
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.published import Training
 from pyro_hvae.training import tracing as compiled
 from pyro_hvae.training.fit import fit
 from pyro_hvae.training.fit import resume as resume_run
@@ -144,7 +146,7 @@ def test_transposed_gradients_reach_the_elements_they_belong_to():
     """Of an einsum; the fused update would take them for contiguous."""
     torch.manual_seed(0)
     vae = hvae.HVAE(Einsum(), Guide())
-    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, 1e-2)
+    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, Training(learning_rate=1e-2))
     with pyro.validation_enabled(False):
         gradients, found_inf, _ = step.function((), torch.randn(20, 16), step.tally)
     assert any(g.stride() != p.stride() for g, p in zip(gradients, step.parameters, strict=True))
@@ -201,7 +203,7 @@ def test_programs_that_keep_something_are_trained_eagerly(make, names, monkeypat
     """The attempt to compile must leave no trace in what they keep."""
     torch.manual_seed(0)
     vae = make()
-    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, 1e-2)
+    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, Training(learning_rate=1e-2))
     before = [t.clone() for t in vae.state_dict().values()], getattr(vae.guide, "calls", None)
     with (
         pyro.validation_enabled(False),
@@ -230,7 +232,7 @@ def test_gradients_that_are_nothing_but_rounding_do_not_prevent_compiling():
     """Of a bias before a BatchNorm layer; a wrong gradient of another size does."""
     torch.manual_seed(0)
     vae = mixed(nn.BatchNorm1d(8, track_running_stats=False))
-    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, 1e-2)
+    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, Training(learning_rate=1e-2))
     at = step.function.trained.index("guide.net.0.bias")
 
     def off(by):
@@ -334,14 +336,15 @@ def test_a_second_run_in_another_thread_is_refused(monkeypatch):
 
 def test_resume_passes_on_how_the_run_computes(tmp_path, monkeypatch):
     fit(small_pair(), small_data(), **QUICK, out=tmp_path / "run", precision="bfloat16")
-    given = {}
-    monkeypatch.setattr("pyro_hvae.training.fit.fit", lambda vae, data, **options: given.update(options))
+    given = []
+    monkeypatch.setattr(
+        "pyro_hvae.training.fit.fit_with", lambda vae, data, training, **options: given.append(training)
+    )
     monkeypatch.setattr("pyro_hvae.training.fit.recorded_data", lambda *arguments: small_data())
     monkeypatch.setattr("pyro_hvae.training.fit.from_config", lambda config: small_pair())
     resume_run(tmp_path / "run", compile=False)
-    assert given["precision"] == "bfloat16" and given["compile"] is False
-    config = RunDirectory.open(tmp_path / "run").fit_config
-    assert {k for k in vars(config) if k not in given} == set()
+    assert given[0].precision == "bfloat16" and given[0].compile is False
+    assert given[0] == replace(RunDirectory.open(tmp_path / "run").fit_config, compile=False)
 
 
 def test_precision_of_pyros_objectives_is_not_ignored():
@@ -355,7 +358,7 @@ def test_precision_of_pyros_objectives_is_not_ignored():
 def test_draws_of_a_subsampled_plate_and_of_dropout_are_lifted_in_their_order():
     torch.manual_seed(0)
     vae = hvae.HVAE(Model(full=500), Guide(nn.Dropout(0.3), full=500))
-    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, 1e-2)
+    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, Training(learning_rate=1e-2))
     x = torch.randn(20, 16)
     with pyro.validation_enabled(False):
         graph = trace(step.function, x)
@@ -370,7 +373,7 @@ def test_draws_of_a_subsampled_plate_and_of_dropout_are_lifted_in_their_order():
 
 def test_draws_on_the_host_are_refused_where_a_replay_would_repeat_them():
     vae = hvae.HVAE(Model(full=500), Guide(full=500))
-    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, 1e-2)
+    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, Training(learning_rate=1e-2))
     with pyro.validation_enabled(False):
         graph = trace(step.function, torch.randn(20, 16))
     with pytest.raises(NotCompilable, match="normal_.* draws random numbers on the CPU; give it the device"):
@@ -384,7 +387,7 @@ def test_draws_on_the_host_are_refused_where_a_replay_would_repeat_them():
 def test_a_graph_that_was_checked_for_a_device_can_be_compiled():
     """torch.compile looks nodes up by the lines of the graph's code, which must be that of the nodes that are left."""
     vae = small_pair()
-    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, 1e-2)
+    step = TrainingStep(vae, hvae.ELBO(), dict(vae.named_parameters()), {}, Training(learning_rate=1e-2))
     x, parameters = torch.randn(20, 16), [p.detach() for p in step.parameters]
     with pyro.validation_enabled(False):
         graph = trace(step.function, x)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_hvae.errors import HVAEError
-from pyro_hvae.training.schedules import Schedule
+from pyro_hvae.published.schedules import Schedule
 
 knots = st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 10)), min_size=1, max_size=5).map(
     lambda pairs: tuple(sorted({step: value for step, value in pairs}.items()))
