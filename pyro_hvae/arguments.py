@@ -121,7 +121,8 @@ def _converted(value: Any, hint: Any) -> Any:
     if origin in (typing.Union, UnionType):
         return _of_several(value, parts)
     if origin is Literal:
-        if (found := plain(value)) in parts:
+        found = plain(value)
+        if any(type(found) is type(part) and found == part for part in parts):
             return found
         raise _Other(value)
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
