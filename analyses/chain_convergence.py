@@ -14,6 +14,10 @@ def figure(path: Path, target: Path) -> None:
         ANALYSES["chain_convergence"].require(tree)
         found = chain_convergence(tree)
     print(numbers(found))
+    for name in found["set"].values:
+        here = found["image_set"].values == name
+        r_hat, ess = (found[f"image_{quantity}"].values[here] for quantity in ("r_hat", "ess"))
+        print(f"  {name}: worst image has R-hat {r_hat.max():.3f}, {ess.min():.0f} effective draws")
     picture = plot_chain_convergence(found)
     picture.save(target)
     print(f"  {picture.caption}")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from analysis.test_guide_audit import plant as plant_audit
-from planted import add_gap
+from planted import add_chains, add_gap
 from planted_physiology import plant as plant_physiology
 
 from pyro_hvae import analysis
@@ -94,7 +94,7 @@ def file(planted, edit, tmp_path):
         if name in PHYSIOLOGY_ANALYSES:
             write_physiology(plant_physiology(), tmp_path / "planted.nc")
             return tmp_path / "planted.nc"
-        change = {"inpainting": mask, "inference_gap": add_gap}.get(name)
+        change = {"inpainting": mask, "inference_gap": add_gap, "chain_convergence": add_chains}.get(name)
         return edit(planted.path, change, "planted.nc") if change else planted.path
 
     return of
