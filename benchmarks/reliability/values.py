@@ -11,7 +11,7 @@ import generators
 import numpy as np
 import torch
 from generators import WRONG, Case, Material, digest
-from pyro_hvae.training.schedules import Schedule
+from pyro_hvae.published.schedules import Schedule
 
 import pyro_hvae as hvae
 
