@@ -39,7 +39,9 @@ def exports(rows: Rows) -> tuple[str, str, str]:
     """Killed exports."""
     hit = [r for r in rows if r["killed"]]
     stood = collections.Counter(r["stood"] for r in hit)
-    said = f"{stood['none']} left no file, {stood['whole']} a whole one (the earlier, or the new), {stood['damaged']} a damaged one"
+    said = (
+        f"{stood['none']} left no file, {stood['whole']} a whole one (earlier or new), {stood['damaged']} a damaged one"
+    )
     again = sum(r["same"] for r in rows)
     left = sum(len(r["left_at_the_end"]) for r in rows)
     return (
@@ -73,11 +75,11 @@ def trials(what: str, rows: Rows) -> tuple[str, str, str]:
 def soaked(rows: Rows) -> tuple[str, str, str]:
     """The longest soak."""
     row = max(rows, key=lambda r: r["steps"])
+    reports = [after["files"] for after in row["after_each_report"]]
     said = (
-        f"memory {row['mib_first']:.0f} MiB at the first thousand steps, {row['mib_last']:.0f} at the last "
-        f"({row['kib_per_1000_steps']:.1f} KiB for each 1000 steps in the second half); open files {row['files_first']}, at most "
-        f"{row['files_most']}, {row['files_last']} at the end; after each of {len(row['after_each_report'])} exports and reports "
-        f"{', '.join(str(a['files']) for a in row['after_each_report'])} files"
+        f"memory {row['mib_first']:.0f} MiB at the first thousand steps, {row['mib_last']:.0f} at the last, in the second half "
+        f"{row['kib_per_1000_steps']:.1f} KiB for 1000 steps; open files {row['files_first']}, at most {row['files_most']}; "
+        f"{reports[0]} after the first export and report, {reports[-1]} after the last of {len(reports)}"
     )
     return "a soak, compiled", f"{row['steps']:,} steps", said
 
