@@ -223,4 +223,6 @@ def _shown(value: Any) -> str:
 
 def contiguous(values: np.ndarray) -> np.ndarray:
     """The values in C order, the byte order of the machine and writable, as torch takes them; a copy where they are not."""
-    return np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
+    found = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
+    # To numpy a single row is in C order whatever its stride, which torch refuses where it is negative.
+    return found if min(found.strides, default=0) >= 0 else found.copy()

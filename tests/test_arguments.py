@@ -11,7 +11,7 @@ import torch
 from small import small_data
 
 import pyro_hvae as hvae
-from pyro_hvae.arguments import as_annotated, checked, seed_of, whole_number
+from pyro_hvae.arguments import as_annotated, checked, contiguous, seed_of, whole_number
 from pyro_hvae.errors import HVAEError
 from pyro_hvae.published.schedules import Schedule
 
@@ -187,6 +187,12 @@ def images():
         "float64 of the same values": x.astype(np.float64),
         "read only": np.frombuffer(x.tobytes(), np.float32).reshape(x.shape),
     }
+
+
+def test_a_row_that_numpy_takes_for_contiguous_is_one_for_torch():
+    """One image, reversed along the images: its stride is negative."""
+    x = np.arange(16, dtype=np.float16).reshape(1, 16)
+    assert torch.from_numpy(contiguous(x[::-1])).tolist() == x.tolist()
 
 
 @pytest.mark.parametrize("form", list(images()[1]))

@@ -1,5 +1,6 @@
 """The reliability campaign (docs/reliability.md) in small: its own scripts, a few trials each."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -69,3 +70,12 @@ def test_failing_disks_lose_nothing_but_what_came_after_the_checkpoint(tmp_path)
 def test_killed_runs_of_other_kinds_end_as_if_they_had_not_been(tmp_path, mode):
     found = campaign("kills.py", tmp_path, "--only", mode, "--kills", "15")
     assert all(row["ok"] for row in found[f"kills_{mode}"]), found
+
+
+def test_the_table_of_the_page_is_that_of_the_results():
+    spec = importlib.util.spec_from_file_location("reliability_summary", FOLDER / "summary.py")
+    summary = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(summary)
+    page = summary.PAGE.read_text(encoding="utf-8")
+    lines = "\n".join(summary.table(json.loads(summary.RESULTS.read_bytes())))
+    assert f"{summary.BEGIN}\n\n{lines}\n\n{summary.END}" in page

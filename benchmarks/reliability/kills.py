@@ -206,7 +206,7 @@ def campaign(name: str, kills: int, seed: int) -> None:
 
 def _chain(mode: Mode, folder: Path, reference: Path, took: float, rng: random.Random, most: int) -> dict[str, Any]:
     folder.mkdir()
-    row: dict[str, Any] = {"kills": 0, "while_writing": 0, "left_partial": 0, "faults": [], "exits": []}
+    row: dict[str, Any] = {"kills": 0, "while_writing": 0, "left_partial": 0, "hung": 0, "faults": [], "exits": []}
     while True:
         pids = mode.start(folder)
         writing = rng.random() < 0.5
@@ -218,7 +218,7 @@ def _chain(mode: Mode, folder: Path, reference: Path, took: float, rng: random.R
             row["exits"] = codes
             break
         row["kills"] += 1
-        row["hung"] = row.get("hung", 0) + codes.count(None)
+        row["hung"] += codes.count(None)
         row["while_writing"] += bool(found := partials(folder))
         row["left_partial"] += len(found)
         row["faults"] += faults_of(mode.runs(folder))

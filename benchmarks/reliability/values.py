@@ -11,9 +11,9 @@ import generators
 import numpy as np
 import torch
 from generators import WRONG, Case, Material, digest
-from pyro_hvae.training.schedules import Schedule
 
 import pyro_hvae as hvae
+from pyro_hvae.published.schedules import Schedule
 
 
 def schedule(material: Material, rng: random.Random, folder: Path) -> Case:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pyro_hvae.analysis.results import quantity, result
 from pyro_hvae.analysis.uncertainty import median_and_interval
 from pyro_hvae.arguments import checked, whole_number
 from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.storage.guards import check_promise, check_promises
 from pyro_hvae.storage.posterior_file import images, sites
 
 METHODS = ("ridge", "lasso")
@@ -38,14 +40,19 @@ def read_responses(path: str | os.PathLike[str]) -> xr.DataArray:
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
+                promised = sum(member.file_size for member in file.zip.infolist())
+                check_promise(promised, path.stat().st_size, path, "save it anew")
                 found = file.get("responses")
                 names = list(file)
             array = None if found is None else xr.DataArray(found, dims=("image", "repeat", "neuron")[: found.ndim])
         else:
             with xr.open_dataset(path, engine="netcdf4") as dataset:
+                check_promises(dataset, path, "save it anew")
                 names = [str(name) for name in dataset]
                 array = dataset["responses"].load() if "responses" in dataset else None
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+    except HVAEError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise HVAEError(f"{path} cannot be read as responses (netCDF or .npz): {error}") from error
     if array is None:
         raise HVAEError(f"{path} has no 'responses' (image, repeat, neuron); it has {', '.join(names) or 'nothing'}")

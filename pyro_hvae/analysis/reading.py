@@ -70,7 +70,7 @@ def export_settings(tree: xr.DataTree) -> dict[str, Any]:
     """``draws``, ``resample`` and ``moment_draws`` with which the posterior was exported; empty where not recorded."""
     try:
         settings = json.loads(str(tree.attrs.get("configuration", ""))).get("posterior")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}
 

@@ -68,7 +68,7 @@ class Moments:
         """``x (image, pixel)`` as the pair takes it. Raises HVAEError where it is not finite."""
         values = np.asarray(chunk["x"].values)
         if not np.isfinite(values).all():
-            raise HVAEError("the images hold NaN or infinite values")
+            raise HVAEError("the images hold NaN or infinite values; leave those out")
         like = next(self.vae.parameters())
         return torch.from_numpy(contiguous(values)).to(device=self.device, dtype=like.dtype)
 

@@ -19,7 +19,7 @@ from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.export.refinement import elbo
 from pyro_hvae.programs import HVAE
 from pyro_hvae.storage.writing import write_atomically
-from pyro_hvae.training.run_directory import WEIGHTS, Checkpoint, RunDirectory, load, write_netcdf
+from pyro_hvae.training.run_directory import WEIGHTS, Checkpoint, RunDirectory, load, read_netcdf, write_netcdf
 
 PRECISIONS = ("auto", "half", "single")
 TOLERANCE = 0.05
@@ -81,8 +81,7 @@ def pack(
         write_netcdf(_small(patches.isel(image=slice(held_out))), folder / "heldout.nc")
     for name in ("transform.nc", "history.nc", *(("yardsticks.nc",) if held_out else ())):
         if (source.path / name).exists():
-            with xr.open_dataset(source.path / name, engine="netcdf4") as dataset:
-                write_netcdf(_small(dataset.load()), folder / name)
+            write_netcdf(_small(read_netcdf(source.path / name)), folder / name)
     card = _card(config, checkpoint.step, vae, source.history(), licence, note)
     write_atomically(folder / "README.md", lambda file: file.write_text(card, encoding="utf-8"))
     # Last: a folder without it is not taken for a run.

@@ -104,7 +104,7 @@ def _chunks(vae: HVAE, x: np.ndarray) -> Iterator[Tensor]:
     for start in range(0, len(x), CHUNK):
         part = np.ascontiguousarray(x[start : start + CHUNK])
         if not np.isfinite(part).all():
-            raise HVAEError("the images hold NaN or infinite values")
+            raise HVAEError("the images hold NaN or infinite values; leave those out")
         yield torch.from_numpy(part).to(like)
 
 

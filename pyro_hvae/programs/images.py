@@ -44,7 +44,7 @@ def flattened(images: Images, pixels: int | None) -> Tensor:
             "flatten patches of the model's size"
         )
     if not len(x):
-        raise HVAEError(f"there are no images: x has shape {shape}")
+        raise HVAEError(f"there are no images: x has shape {shape}; give at least one")
     return x
 
 

@@ -73,7 +73,8 @@ class Schedule:
 
     def stretched(self, factor: float) -> Schedule:
         """The same course over ``factor`` times as many steps."""
-        return Schedule(tuple((s * factor, v) for s, v in self.knots))
+        # Twelve digits: a knot at 3.6 and not at 3.5999999999999996, which would stand so in configurations.
+        return Schedule(tuple((float(f"{s * factor:.12g}"), v) for s, v in self.knots))
 
     def __str__(self) -> str:
         if len(self.knots) == 1:

@@ -149,5 +149,5 @@ def _facts(file: ReportedFile) -> dict[str, str]:
 def _pretty(configuration: str) -> str:
     try:
         return json.dumps(json.loads(configuration), indent=2, ensure_ascii=False)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return str(configuration)

@@ -79,7 +79,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """`manifest.json` of a folder of synthesised images: families, images a family, options, examples."""
     try:
         return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HVAEError(f"{folder}: not a folder of synthesised images (manifest.json: {error}).") from error
 
 

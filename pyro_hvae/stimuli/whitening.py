@@ -223,7 +223,7 @@ class Whitening:
             options = json.loads(str(values["options"]))
             exposure, floor, reference = options["exposure"], options["floor"], options["reference"]
             contrast = options["contrast"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise HVAEError(f"the options of the whitening transform cannot be read: {values['options']!r}") from error
         arrays = {name: np.asarray(values[name], np.float64) for name in needed if name != "options"}
         intensity = IntensityMap(arrays["knot_log"], arrays["knot_z"], exposure, floor, reference)

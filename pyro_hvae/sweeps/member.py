@@ -70,7 +70,7 @@ def summary(run: Path) -> dict[str, Any] | None:
             isinstance(value, int | float) for value in found.values()
         ):
             raise ValueError("it does not hold the results of a run")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise HVAEError(f"{file} is damaged ({error}); delete it, and the run is measured again") from error
     return found
 
