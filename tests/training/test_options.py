@@ -196,7 +196,7 @@ def test_the_record_of_a_run_is_as_it_always_was():
     """config.json and with it the fingerprint of every run there is."""
     config = fill_in(hvae.build("TDVAE20", **SMALL), Training(steps=100))
     assert config.to_dict() == {
-        "steps": 100, "batch": 128, "learning_rate": "0:0.0001,50:0.0001,50:5e-05,74.963:5e-05,74.963:2.5e-05",
+        "steps": 100, "batch": 128, "learning_rate": "0:0.0001,50:0.0001,50:5e-05,74.962962963:5e-05,74.962962963:2.5e-05",
         "beta": {"z1": "1", "z2": "1"}, "train": "both", "clip": None, "skip": None, "log_every": 50, "evaluate_every": 1000,
         "evaluate_images": 2000, "checkpoint_every": 1000, "seed": 0, "precision": "float32",
     }  # fmt: skip
