@@ -95,7 +95,7 @@ def as_annotated(name: str, value: Any, hint: Any) -> Any:
         return _converted(value, hint)
     except _Other as other:
         choices = _names(hint)
-        if choices and isinstance(plain(value), str):
+        if len(choices) > 1 and isinstance(plain(value), str):
             raise unknown(name.replace("_", " "), value, choices) from None
         part = "" if other.value is value else f" (in {_shown(value)})"
         raise HVAEError(f"{name} must be {_described(hint)}, got {_shown(other.value)}{part}") from None
@@ -195,12 +195,10 @@ def _instance(found: Any, fits: bool, given: Any = None) -> Any:
 def _described(hint: Any) -> str:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, UnionType):
-        words = list(dict.fromkeys(_described(part) for part in parts))
-        if "a path" in words and "a text" in words:
-            words.remove("a text")
-        return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+        words = [word for part in parts for word in _words(part)]
+        return _listed([word for word in words if word != "a text" or "a path" not in words])
     if origin is Literal:
-        return " or ".join(map(repr, parts))
+        return _listed(_words(hint))
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         return f"a mapping from {_described(parts[0])} to {_described(parts[1])}"
     if origin in (Sequence, Iterable, tuple, list):
@@ -208,6 +206,19 @@ def _described(hint: Any) -> str:
     if (origin or hint) is os.PathLike:
         return "a path"
     return _WORDS.get(hint) or str(getattr(origin or hint, "__name__", hint))
+
+
+def _words(hint: Any) -> list[str]:
+    """What each choice of a literal is called; for anything else its one name."""
+    if typing.get_origin(hint) is Literal:
+        return list(map(repr, typing.get_args(hint)))
+    return ["True", "False"] if hint is bool else [_described(hint)]
+
+
+def _listed(words: Iterable[str]) -> str:
+    """One, another or a third; each once."""
+    *others, last = dict.fromkeys(words)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _shown(value: Any) -> str:

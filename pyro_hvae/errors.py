@@ -16,7 +16,6 @@ def unknown(kind: str, given: object, known: Iterable[str], hint: str = "") -> H
     near = difflib.get_close_matches(str(given).lower(), [k.lower() for k in known], n=1, cutoff=0.5)
     nearest = next((k for k in known if near and k.lower() == near[0]), None)
     message = f"unknown {kind} {given!r}"
-    if nearest:
-        message += f"; did you mean {nearest!r}?"
+    message += f"; did you mean {nearest!r}?" if nearest else "."
     message += f" Known: {', '.join(known)}."
     return HVAEError(message + (f" {hint}" if hint else ""))

@@ -116,7 +116,7 @@ def test_a_run_from_numbers_of_others_is_the_same_run(one, tmp_path):
         )
         out = tmp_path / name
         run = hvae.fit(
-            vae, small_data(), steps=number(3), batch=number(20), clip=half(1.0), skip=half(1e6), learning_rate=half(0.001),
+            vae, small_data(), steps=number(3), batch=number(20), clip=half(1.0), skip=half(1e6), learning_rate=half(2**-10),
             beta={"z2": half(0.5)}, seed=number(4), log_every=number(1), evaluate_every=number(2), evaluate_images=number(30),
             checkpoint_every=number(2), objective=hvae.RenyiELBO(half(0.5), number(2)), out=out, device="cpu", progress=False,
         )  # fmt: skip

@@ -38,15 +38,12 @@ library is not safe in threads. Only a cluster within one process ever waits for
 
 
 _stopped: set[str] = set()
-_under_way: list[str] = []
 
 
 def stop(sweep: str) -> None:
-    """End the runs of a sweep in this process: the one under way after its step, with a checkpoint, the others before they
-    begin."""
+    """End the runs of a sweep in this process: the one under way after its step, or its first, with a checkpoint, the others
+    before they begin."""
     _stopped.add(sweep)
-    if _under_way == [sweep]:
-        ask_to_stop("SIGINT")
 
 
 def summary_file(run: Path) -> Path:
@@ -107,16 +104,13 @@ def carry_out(
     with TURN, _claimed(run) as ours, _threads(threads), _without_scheduler():
         if not ours:
             return UNFINISHED
-        _under_way.append(sweep)
         try:
             if sweep in _stopped:
                 return status(run)
             error_file(run).unlink(missing_ok=True)
-            _carry_out(Settings(**settings), PatchData.load(patches), run, export, device)
+            _carry_out(Settings(**settings), PatchData.load(patches), run, export, device, sweep)
         except Exception as error:
             note_error(run, error)
-        finally:
-            _under_way.remove(sweep)
     return status(run)
 
 
@@ -131,10 +125,10 @@ def error_of(run: Path) -> str:
     return error_file(run).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
 
 
-def _carry_out(settings: Settings, data: PatchData, run: Path, export: int, device: Device) -> None:
+def _carry_out(settings: Settings, data: PatchData, run: Path, export: int, device: Device, sweep: str) -> None:
     found = summary(run)
     if found is None:
-        trained = _train(settings, data, run, device)
+        trained = _train(settings, data, run, device, sweep)
         if trained.interrupted:
             return
         vae, last = trained.vae, trained.history.isel(evaluation=-1)
@@ -157,9 +151,14 @@ def _carry_out(settings: Settings, data: PatchData, run: Path, export: int, devi
     write_atomically(summary_file(run), lambda file: file.write_text(json.dumps(found, indent=1), encoding="utf-8"))
 
 
-def _train(settings: Settings, data: PatchData, run: Path, device: Device) -> Run:
+def _train(settings: Settings, data: PatchData, run: Path, device: Device, sweep: str) -> Run:
     """Train from the newest checkpoint, or from the start where there is none: nothing is lost then."""
     begun = any((run / "checkpoints").glob("step-*.safetensors"))
+
+    def heed(step: int, images: torch.Tensor) -> None:
+        if sweep in _stopped:  # before each step, so that a stop which comes while the run is set up is not lost
+            ask_to_stop("SIGINT")
+
     return fit_with(
         settings.build(data, resumed=begun),
         data,
@@ -170,6 +169,7 @@ def _train(settings: Settings, data: PatchData, run: Path, device: Device) -> Ru
         overwrite=not begun,
         device=device,
         progress=False,
+        on_step=heed,
     )
 
 

@@ -120,7 +120,8 @@ def synthesised_textures(
     check_texture_preprocessing(intensity, whitening)  # before hours of synthesis
     folder = Path(f"{out}.images")
     synthesise(folder=folder, **_those_of(synthesise, given))
-    return synthesised_patches(folder, **_those_of(synthesised_patches, given))
+    cutting = _those_of(synthesised_patches, given | {"images": folder})
+    return synthesised_patches(**cutting)
 
 
 def _those_of(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from small import small_data
 import pyro_hvae as hvae
 from pyro_hvae.cli import main
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.stimuli import PatchData
 from pyro_hvae.sweeps import member
 from pyro_hvae.sweeps.design import Design, Settings, directory_name
 from pyro_hvae.training.run_directory import RunDirectory
@@ -337,6 +338,20 @@ def test_ctrl_c_leaves_every_run_at_a_checkpoint_and_ends_the_workers(tmp_path):
         shorter = TINY | settings | {"checkpoint_every": 100_000, "compile": False}
         assert member.carry_out(shorter, str(out / "patches.nc"), str(run), 0, "cpu", 1) == member.FINISHED
         assert RunDirectory.open(run).latest().step == reached + 3
+
+
+def test_a_stop_that_comes_while_a_run_is_set_up_is_heeded(tmp_path, monkeypatch):
+    small_data().save(tmp_path / "made.nc")
+    load = PatchData.load
+
+    def load_and_stop(path):
+        member.stop("ours")
+        return load(path)
+
+    monkeypatch.setattr(PatchData, "load", load_and_stop)
+    run = tmp_path / "seed=0"
+    assert member.carry_out(TINY, str(tmp_path / "made.nc"), str(run), 0, "cpu", 1, "ours") == member.UNFINISHED
+    assert RunDirectory.open(run).latest().step == 1
 
 
 SCRIPT = """

@@ -341,7 +341,7 @@ def test_one_call_for_all(tmp_path, source, transform, few_maps, capsys):
 
 def test_options_of_synthesis_and_of_cutting_are_those_of_the_command_that_does_both():
     """Written out in its signature, which the command line reads, and passed on by name."""
-    from inspect import signature
+    from inspect import Parameter, signature
 
     from pyro_hvae.stimuli.synthesised import synthesised_patches
     from pyro_hvae.synthesis.families import synthesise, synthesised_textures
@@ -349,5 +349,7 @@ def test_options_of_synthesis_and_of_cutting_are_those_of_the_command_that_does_
     both = signature(synthesised_textures).parameters
     parts = [*signature(synthesise).parameters.values(), *signature(synthesised_patches).parameters.values()]
     named = {p.name: (p.default, p.annotation) for p in parts if p.name not in ("folder", "progress")}
+    assert named["images"][0] is Parameter.empty  # the folder of them, which the command makes of `out`
+    named["images"] = (6, "int")
     assert named.pop("out")[1] == both["out"].annotation
     assert {name: (p.default, p.annotation) for name, p in both.items() if name != "out"} == named

@@ -341,7 +341,7 @@ def test_resume_passes_on_how_the_run_computes(tmp_path, monkeypatch):
         "pyro_hvae.training.fit.fit_with", lambda vae, data, training, **options: given.append(training)
     )
     monkeypatch.setattr("pyro_hvae.training.fit.recorded_data", lambda *arguments: small_data())
-    monkeypatch.setattr("pyro_hvae.training.fit.from_config", lambda config: small_pair())
+    monkeypatch.setattr(RunDirectory, "pair", lambda directory: small_pair())
     resume_run(tmp_path / "run", compile=False)
     assert given[0].precision == "bfloat16" and given[0].compile is False
     assert given[0] == replace(RunDirectory.open(tmp_path / "run").fit_config, compile=False)
