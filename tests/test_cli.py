@@ -178,11 +178,11 @@ def small_run(tmp_path_factory):
 
 def test_evidence_of_two_runs_on_the_same_images(small_run, tmp_path, capsys):
     out = tmp_path / "evidence.nc"
-    options = "--limit 5 --particles 2000 --ais --bdmc --temperatures 40 --chains 4 --device cpu"
+    options = "--limit 4 --particles 2000 --ais --bdmc --temperatures 30 --chains 2 --device cpu"
     assert main(["evidence", str(small_run), str(small_run), *options.split(), "--out", str(out)]) == 0
     assert "IW-2000" in capsys.readouterr().out
     table = xr.load_dataset(out)
-    assert table.sizes["run"] == 2 and table.sizes["image"] == 5
+    assert table.sizes["run"] == 2 and table.sizes["image"] == 4
     assert (table["log_evidence"] > table["elbo"] - 0.5).all(), "the evidence is above the ELBO, up to its noise"
     # Annealing knows nothing of the guide: agreement within its gap says that both are right.
     difference = abs(table["log_evidence"] - table["ais_log_evidence"]).mean()
@@ -265,7 +265,7 @@ def test_yardsticks_need_the_runs_own_patches(small_run, tmp_path, capsys):
 
 def test_audit_of_a_run(small_run, tmp_path, capsys):
     out = tmp_path / "audit.nc"
-    options = "--limit 3 --units 6 --samples 250 --warmup 100 --chains 4 --device cpu"
+    options = "--limit 2 --units 4 --samples 120 --warmup 60 --chains 2 --device cpu"
     assert main(["audit", str(small_run), "--out", str(out), *options.split()]) == 0
     printed = capsys.readouterr().out
     assert "How much of the guide's posterior is real" in printed and out.with_suffix(".png").stat().st_size > 10_000

@@ -36,7 +36,9 @@ def table(printed: str) -> list[dict[str, str]]:
     return [dict(zip((h.strip() for h in header), (cell.strip() for cell in line), strict=True)) for line in lines]
 
 
-@pytest.mark.parametrize("more", [[], ["--ais"], ["--bdmc"], ["--ais", "--bdmc"]])
+@pytest.mark.parametrize(
+    "more", [[], *(pytest.param([o], marks=pytest.mark.slow) for o in ("--ais", "--bdmc")), ["--ais", "--bdmc"]]
+)
 def test_every_column_of_evidence_holds_what_its_head_says(runs, tmp_path, capsys, monkeypatch, more):
     monkeypatch.chdir(runs)
     monkeypatch.setenv("COLUMNS", "160")
@@ -302,7 +304,9 @@ def test_what_the_file_system_refuses_is_told_in_a_line(monkeypatch, capsys):
         assert printed.startswith(f"pyro-hvae: {says}") and len(printed.splitlines()) == 1
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", *(pytest.param(e, marks=pytest.mark.slow) for e in ("latin-1", "cp1252"))]
+)
 def test_a_terminal_that_is_not_utf8(runs, encoding):
     command = [
         sys.executable,

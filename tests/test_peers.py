@@ -134,6 +134,7 @@ def test_a_step_is_a_step_of_adam_and_leaves_the_pair_alone():
     ids=["trace", "mean_field", "renyi"],
 )
 def test_pyros_own_objectives_give_the_hand_written_loss(objective, particles):
+    pyro.clear_param_store()  # of whoever was here before
     vae, x = pair(), images()
     written = peers.HandWritten(vae, particles=particles)
     svi = peers.PyroSVI(vae, objective)

@@ -416,7 +416,7 @@ def test_evidence_is_that_of_a_linear_gaussian_model():
     assert found.attrs["num_particles"] == 2000 and found.attrs["images"] == 60
 
 
-@pytest.mark.parametrize("name", ["posterior.nc", "posterior.zarr"])
+@pytest.mark.parametrize("name", ["posterior.nc", pytest.param("posterior.zarr", marks=pytest.mark.slow)])
 def test_evidence_of_some_images_leaves_the_rest_unknown(tmp_path, monkeypatch, name):
     vae, images = small_pair(), small_data().test
     monkeypatch.setattr(moments_module, "MEMORY", 50_000)  # several chunks
@@ -430,7 +430,7 @@ def test_evidence_of_some_images_leaves_the_rest_unknown(tmp_path, monkeypatch, 
     assert "evidence" not in plain
 
 
-@pytest.mark.parametrize("name", ["posterior.nc", "posterior.zarr"])
+@pytest.mark.parametrize("name", ["posterior.nc", pytest.param("posterior.zarr", marks=pytest.mark.slow)])
 def test_yardsticks_are_kept_for_the_images_they_are_about(tmp_path, monkeypatch, name):
     vae, data = small_pair(), small_data()
     monkeypatch.setattr(moments_module, "MEMORY", 50_000)  # several chunks

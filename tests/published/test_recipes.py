@@ -125,6 +125,7 @@ def test_members_of_an_ensemble_start_as_the_recipe_says(tmp_path):
         assert [s["start"] for s in member.run.vae.starts] == ["ica", "energies"]
 
 
+@pytest.mark.slow
 def test_sweeps_take_recipes_and_starts(tmp_path):
     settings = dict(preset="TDVAE20", guide="ladder", recipe="fast", pixels=16, dim_z1=18, dim_z2=4, steps=4, batch=50)
     results = hvae.sweep(settings, {"seed": [0, 1]}, small_data(train=1000), out=tmp_path / "s", workers=1)

@@ -142,6 +142,7 @@ def test_calibration_sees_a_missing_rejection(made, monkeypatch):
     assert min(calibration_p_values(made)) < 1e-4
 
 
+@pytest.mark.slow
 def test_calibration_sees_an_auxiliary_that_is_not_made_up_for(monkeypatch):
     """D above G without its root: the likelihood would count some of the image twice."""
     right = Collapsed.__init__

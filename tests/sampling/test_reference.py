@@ -10,10 +10,11 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.sampling.reference import convergence, nuts, reference_posterior
 
 
+@pytest.mark.slow
 def test_nuts_and_gibbs_agree_on_a_two_layer_laplace_model():
     model = softplus_model((2, 1))
     _, x = simulate(model, 1)
-    hmc = nuts(model, x, num_samples=100, warmup=60, chains=2, seed=0)
+    hmc = nuts(model, x, num_samples=60, warmup=40, chains=2, seed=0)
     gibbs = reference_posterior(model, x, num_samples=500, warmup=100, seed=1)
     assert gibbs["posterior"].attrs["sampler"] == "gibbs" and hmc["posterior"].attrs["sampler"] == "nuts"
     for site in model.sites:

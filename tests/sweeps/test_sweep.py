@@ -365,7 +365,8 @@ def start():
 """
 
 
-@pytest.mark.parametrize("last", ["start()", "for again in range(1):\n    print(start())", "if True:\n    start()"])
+@pytest.mark.parametrize("last", ["start()", *(pytest.param(last, marks=pytest.mark.slow) for last in (
+    "for again in range(1):\n    print(start())", "if True:\n    start()"))])  # fmt: skip
 def test_a_script_without_a_main_guard_is_told_in_a_line(tmp_path, last):
     small_data().save(tmp_path / "made.nc")
     script, out = tmp_path / "script.py", tmp_path / "s"

@@ -56,6 +56,7 @@ def test_members_of_other_seeds_and_betas_equal_the_runs_alone(_small_presets, c
     assert list(ensemble.history.seed.values) == [0, 0, 5, 5]
 
 
+@pytest.mark.slow
 def test_members_of_other_shapes_are_trained_group_by_group(_small_presets):
     ensemble = fit_ensemble("TDVAE20", small_data(), seeds=[0, 1], dims=[2, 4], compile=False, **QUICK)
     assert {m.name for m in ensemble.members} == {f"seed={s}-dim_z2={d}" for s in (0, 1) for d in (2, 4)}

@@ -391,8 +391,8 @@ def last_checkpoint(out):
 
 @pytest.mark.parametrize(
     ("how", "at"),
-    [("SIGKILL", int(at)) for at in np.random.default_rng(3).integers(8, 40, 3)]
-    + [("SIGKILL-write", 3), ("SIGTERM", 17)],
+    [pytest.param("SIGKILL", int(at), marks=pytest.mark.slow) for at in np.random.default_rng(3).integers(8, 40, 3)]
+    + [("SIGKILL", 23), ("SIGKILL-write", 3), ("SIGTERM", 17)],
 )
 def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path, never_killed, how, at):
     out = tmp_path / "run"
