@@ -220,21 +220,28 @@ def mean_path_pair(
     return replay_model(model, live.trace, args, kwargs, num_particles), paths
 
 
-def expected_log_likelihood(pair: PairTrace, image: Mapping[str, Any], A: Tensor) -> Tensor:
+def expected_log_likelihood(pair: PairTrace, image: Mapping[str, Any], model: Any) -> Tensor:
     """E over z1 of log Normal(x; A z1 + …, sigma) given the layers above, ``(..., image)``.
 
     = log Normal(x; A E[z1] + …, sigma) - ½ Σ_pj A_pj² Var[z1_j] / sigma_p²; the variance of Laplace(b) is 2 b².
 
     :param pair: of :func:`mean_pair`: z1 stands at its mean.
     :param image: the observed site.
-    :param A: ``(pixel, z1_dim)``.
+    :param model: its ``A`` is ``(pixel, z1_dim)``, times ``gain`` of the sites if it has such a method.
     """
+    A = model.A
     variance, scale = nodes(pair.guide)[LINEAR_SITE]["fn"].variance, image["fn"].base_dist.scale
+    if hasattr(model, "gain"):
+        variance = variance * model.gain(_values(pair)).square()
     if any(scale.stride()):
         spread = 0.5 * ((variance @ A.square().T) / scale.square()).sum(-1)
     else:  # one number, expanded: a product with the columns' norms instead of one with the whole of A
         spread = 0.5 * (variance * (A.square().sum(0) / scale.flatten()[0].square())).sum(-1)
     return log_prob(image) - scale_and_mask(spread, mask=image["mask"])
+
+
+def _values(pair: PairTrace) -> dict[str, Tensor]:
+    return {name: node["value"] for name, node in pair.latents.items()}
 
 
 @torch.no_grad()
@@ -262,7 +269,7 @@ def check_linear(
     shift = torch.ones_like(z1["value"]).cumsum(-1).sin()
     trace.nodes[LINEAR_SITE] = z1 | {"value": z1["value"] + shift}
     moved = replay_model(model, trace, args, kwargs, pair.num_particles).observed[observed]["fn"].base_dist
-    expected = shift @ model.A.T
+    expected = shift @ model.A.T * (model.gain(_values(pair)) if hasattr(model, "gain") else 1)
     change = moved.loc - node["fn"].base_dist.loc
     if not torch.allclose(change, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())) or not torch.equal(
         moved.scale, node["fn"].base_dist.scale

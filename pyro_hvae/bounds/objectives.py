@@ -167,7 +167,7 @@ class Bound(PyroELBO, abc.ABC):
         """log p of the observed sites and log p - log q of the latent ones, ``(K, image)`` or ``(image,)``."""
         terms = {}
         for name, node in pair.observed.items():
-            terms[name] = gradients.expected_log_likelihood(pair, node, model.A) if self._closed else log_prob(node)
+            terms[name] = gradients.expected_log_likelihood(pair, node, model) if self._closed else log_prob(node)
         guide_sites = sample_sites(pair.guide, observed=False)
         for name, p in pair.latents.items():
             q, form = guide_sites[name], forms[name]

@@ -14,6 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_hvae.programs import HVAE, GenerativeModel
+from pyro_hvae.programs.contrast import layers_of
 from pyro_hvae.stimuli import Whitening
 
 
@@ -63,15 +64,15 @@ def constants(vae: HVAE, transform: Whitening | None, prior_samples: int) -> dic
     """The groups of the posterior file that do not depend on images."""
     constants: dict[str, Any] = {}
     groups: dict[str, xr.Dataset] = {}
-    if isinstance(vae.model, GenerativeModel):
+    if (model := layers_of(vae.model)) is not None:
         groups["prior_predictive"] = xr.Dataset({"x_mean": (("sample", "pixel"), _ancestral_means(vae, prior_samples))})
-        constants["A"] = (("pixel", "z1_dim"), vae.model.A.cpu().numpy())
-        constants["c"] = ("pixel", vae.model.to_image.bias.cpu().numpy())
-        constants["sigma"] = ((), float(vae.model.sigma))
-        for site in vae.sites[1:]:
-            constants[f"{site}_field"] = ((f"{site}_dim", "pixel"), projective_field(vae.model, site).cpu().numpy())
-        for l in range(2, vae.model.layers + 1):
-            for name, field in zip(("location", "log_scale"), conditional_field(vae.model, l), strict=True):
+        constants["A"] = (("pixel", "z1_dim"), model.A.cpu().numpy())
+        constants["c"] = ("pixel", model.to_image.bias.cpu().numpy())
+        constants["sigma"] = ((), float(model.sigma))
+        for site in model.sites[1:]:
+            constants[f"{site}_field"] = ((f"{site}_dim", "pixel"), projective_field(model, site).cpu().numpy())
+        for l in range(2, model.layers + 1):
+            for name, field in zip(("location", "log_scale"), conditional_field(model, l), strict=True):
                 constants[f"z{l}_to_z{l - 1}_{name}"] = ((f"z{l}_dim", f"z{l - 1}_dim"), field.cpu().numpy())
     dataset = xr.Dataset(constants)
     if transform is not None:

@@ -27,7 +27,8 @@ from pyro_hvae.export.moments import Moments, Request
 from pyro_hvae.export.refinement import TOGETHER, RefinedGuide, all_together
 from pyro_hvae.export.refinement import refine as refine_guide
 from pyro_hvae.export.sampled import SampledMoments, Sampling
-from pyro_hvae.programs import HVAE, GenerativeModel
+from pyro_hvae.programs import HVAE
+from pyro_hvae.programs.contrast import layers_of
 from pyro_hvae.programs.images import Images, flattened
 from pyro_hvae.sampling.evidence import evidence_importance_sampling
 from pyro_hvae.stimuli import PatchData, Whitening
@@ -132,7 +133,7 @@ def export_posterior(
     device = next(vae.parameters()).device
     attrs = _attributes(vae, request, seed, refine, sampling)
     attrs |= {name: dataset.attrs[name] for name in TEXTURE_ATTRIBUTES if name in dataset.attrs}
-    partial = not isinstance(vae.model, GenerativeModel)
+    partial = layers_of(vae.model) is None
     writer = posterior_file.PosteriorWriter(path, attrs, overwrite=overwrite, partial=partial)
     devices = [device] if device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), writer:

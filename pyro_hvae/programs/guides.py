@@ -81,14 +81,18 @@ class TopDownGuide(LayeredProgram):
     def forward(self, x: Tensor) -> None:
         """The Pyro program; ``x (image, pixel)``."""
         self._check_image(x)
+        with pyro.plate("image", x.shape[0], dim=-1):
+            self.infer(x)
+
+    def infer(self, x: Tensor) -> None:
+        """The sites alone, inside the plate of the caller; ``x (..., image, pixel)``."""
         L_x = [x]
         for network in self.bottom_up:
             L_x.append(network(L_x[-1]))
-        with pyro.plate("image", x.shape[0], dim=-1):
-            z = pyro.sample(f"z{self.layers}", self.heads[-1](L_x[-1]))
-            for l in range(self.layers - 1, 0, -1):
-                L_z = self.top_down[l - 1](z)
-                z = pyro.sample(f"z{l}", self.heads[l - 1](self.joint[l - 1](L_x[l], L_z)))
+        z = pyro.sample(f"z{self.layers}", self.heads[-1](L_x[-1]))
+        for l in range(self.layers - 1, 0, -1):
+            L_z = self.top_down[l - 1](z)
+            z = pyro.sample(f"z{l}", self.heads[l - 1](self.joint[l - 1](L_x[l], L_z)))
 
 
 class _NetworkPerLayer(LayeredProgram, abc.ABC):
@@ -114,6 +118,16 @@ class _NetworkPerLayer(LayeredProgram, abc.ABC):
     def _inputs(self) -> tuple[int, ...]:
         """Width of what each layer's network reads."""
 
+    def forward(self, x: Tensor) -> None:
+        """The Pyro program; ``x (image, pixel)``."""
+        self._check_image(x)
+        with pyro.plate("image", x.shape[0], dim=-1):
+            self.infer(x)
+
+    @abc.abstractmethod
+    def infer(self, x: Tensor) -> None:
+        """The sites alone, inside the plate of the caller; ``x (..., image, pixel)``."""
+
 
 class BottomUpGuide(_NetworkPerLayer):
     """q(z1 | x) q(z2 | z1) …: each layer is inferred from the one below alone (ChainVAE; [C22], Fig. 1).
@@ -124,13 +138,10 @@ class BottomUpGuide(_NetworkPerLayer):
     def _inputs(self) -> tuple[int, ...]:
         return (self.pixels, *self.dims[:-1])
 
-    def forward(self, x: Tensor) -> None:
-        """The Pyro program; ``x (image, pixel)``."""
-        self._check_image(x)
+    def infer(self, x: Tensor) -> None:
         z = x
-        with pyro.plate("image", x.shape[0], dim=-1):
-            for site, network in zip(self.sites, self.conditionals, strict=True):
-                z = pyro.sample(site, network(z))
+        for site, network in zip(self.sites, self.conditionals, strict=True):
+            z = pyro.sample(site, network(z))
 
 
 class MeanFieldGuide(_NetworkPerLayer):
@@ -142,9 +153,6 @@ class MeanFieldGuide(_NetworkPerLayer):
     def _inputs(self) -> tuple[int, ...]:
         return (self.pixels,) * self.layers
 
-    def forward(self, x: Tensor) -> None:
-        """The Pyro program; ``x (image, pixel)``."""
-        self._check_image(x)
-        with pyro.plate("image", x.shape[0], dim=-1):
-            for site, network in zip(self.sites, self.conditionals, strict=True):
-                pyro.sample(site, network(x))
+    def infer(self, x: Tensor) -> None:
+        for site, network in zip(self.sites, self.conditionals, strict=True):
+            pyro.sample(site, network(x))

@@ -147,19 +147,31 @@ class LadderGuide(LayeredProgram):
     def forward(self, x: Tensor) -> None:
         """The Pyro program; ``x (image, pixel)``."""
         self._check_image(x)
-        m_1 = self.evidence[0].location(x - self.model.to_image.bias)
+        with pyro.plate("image", x.shape[0], dim=-1):
+            self.infer(x)
+
+    def infer(self, x: Tensor, gain: Tensor | None = None) -> None:
+        """The sites alone, inside the plate of the caller.
+
+        :param x: ``(..., image, pixel)``.
+        :param gain: what multiplies the model's image less its bias, ``(..., image, 1)``: x is divided by it, and so is sigma.
+        """
+        image = x - self.model.to_image.bias
+        if gain is not None:
+            x = image = image / gain
+        m_1 = self.evidence[0].location(image)
         L_x = self.features(x, m_1)
         z: dict[int, Tensor] = {}
-        with pyro.plate("image", x.shape[0], dim=-1):
-            if self.layers > 1:
-                z[self.layers] = pyro.sample(f"z{self.layers}", self.top(L_x[-1]))
-            for l in range(len(self.evidence), 0, -1):
-                evidence = self.evidence[l - 1]
-                prior = self.model.conditionals[l - 1](z[l + 1]) if l < self.layers else self.model.prior()
-                m = m_1 if l == 1 else evidence.location(L_x[l])
-                if l == 1 and (skipped := self.model.skipped(z)) is not None:
-                    m = m - skipped @ evidence.location.weight.T
-                z[l] = pyro.sample(f"z{l}", product(prior, *evidence(m, L_x[l] if len(L_x) > l else None)))
+        if self.layers > 1:
+            z[self.layers] = pyro.sample(f"z{self.layers}", self.top(L_x[-1]))
+        for l in range(len(self.evidence), 0, -1):
+            evidence = self.evidence[l - 1]
+            prior = self.model.conditionals[l - 1](z[l + 1]) if l < self.layers else self.model.prior()
+            m = m_1 if l == 1 else evidence.location(L_x[l])
+            if l == 1 and (skipped := self.model.skipped(z)) is not None:
+                m = m - skipped @ evidence.location.weight.T
+            m, s = evidence(m, L_x[l] if len(L_x) > l else None)
+            z[l] = pyro.sample(f"z{l}", product(prior, m, s if gain is None or l > 1 else s / gain))
 
     def features(self, x: Tensor, m_1: Tensor) -> list[Tensor]:
         """What the bottom-up networks read, and the output of each: L_x."""

@@ -85,11 +85,15 @@ class GenerativeModel(LayeredProgram, abc.ABC):
         if x is not None:
             self._check_image(x)
         with pyro.plate("image", num_images if x is None else x.shape[0], dim=-1):
-            z = {self.layers: pyro.sample(f"z{self.layers}", self.prior())}
-            for l in range(self.layers - 1, 0, -1):
-                z[l] = pyro.sample(f"z{l}", self.conditionals[l - 1](z[l + 1]))
-            mean = self.image_mean(z).to(self.log_sigma.dtype)  # under autocast densities keep their precision
+            mean = self.image_mean(self.layers_above()).to(self.log_sigma.dtype)  # densities keep their precision
             return pyro.sample("x", dist.Normal(mean, self.sigma).to_event(1), obs=x)
+
+    def layers_above(self) -> dict[int, Tensor]:
+        """Sample zL … z1 inside the plate of the caller: ``{l: (..., image, dim zl)}``."""
+        z = {self.layers: pyro.sample(f"z{self.layers}", self.prior())}
+        for l in range(self.layers - 1, 0, -1):
+            z[l] = pyro.sample(f"z{l}", self.conditionals[l - 1](z[l + 1]))
+        return z
 
     def prior(self) -> dist.TorchDistribution:
         """p(zL): location 0, scale 1."""

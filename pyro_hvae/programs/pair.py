@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from pyro_hvae.arguments import whole_number
 from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.programs.contrast import ContrastGuide, ContrastModel
 from pyro_hvae.programs.guides import BottomUpGuide, MeanFieldGuide, TopDownGuide
 from pyro_hvae.programs.ladder import LadderGuide
 from pyro_hvae.programs.models import LinearModel, MarkovModel, SkipModel
-from pyro_hvae.programs.program import LayeredProgram, evaluating, is_stochastic, nodes
+from pyro_hvae.programs.program import LayeredProgram, Program, described, evaluating, is_stochastic, nodes
 from pyro_hvae.programs.widths import published_hidden
 
 MODELS: dict[str, type[LayeredProgram]] = {"linear": LinearModel, "markov": MarkovModel, "skip": SkipModel}
@@ -28,6 +29,8 @@ GUIDES: dict[str, type[LayeredProgram]] = {
     "mean_field": MeanFieldGuide,
     "ladder": LadderGuide,
 }
+# Programs around one of those, which is what names ask for.
+AROUND: dict[str, type[Program]] = {"model": ContrastModel, "guide": ContrastGuide}
 
 
 class HVAE(nn.Module):
@@ -103,6 +106,8 @@ class HVAE(nn.Module):
         """
         if isinstance(guide, str):
             name, guide = guide, make_guide(guide, self.model, **options)
+            if isinstance(guide, ContrastGuide) and isinstance(self.guide, ContrastGuide):
+                guide.to(self._probe()).adopt(self.guide)
             if (
                 isinstance(guide, LadderGuide)
                 and not LadderGuide.adopt(guide.to(self._probe()), self.guide)
@@ -123,8 +128,8 @@ class HVAE(nn.Module):
         config = {
             "preset": self.preset,
             "pixels": self.pixels,
-            "model": _program_config(self.model),
-            "guide": _program_config(self.guide),
+            "model": described(self.model),
+            "guide": described(self.guide),
         }
         return config if self.dtype == torch.float32 else config | {"dtype": str(self.dtype).removeprefix("torch.")}
 
@@ -148,30 +153,26 @@ class HVAE(nn.Module):
         return reference.new_zeros(images, self.pixels)
 
 
-def _program_config(program: nn.Module) -> dict[str, Any]:
-    return {"class": type(program).__name__, **getattr(program, "config", {})}
-
-
 def program_from_config(
-    config: dict[str, Any], known: dict[str, type[LayeredProgram]], kind: str, model: nn.Module | None = None
-) -> LayeredProgram:
+    config: dict[str, Any], known: Mapping[str, type[Program]], kind: str, model: nn.Module | None = None
+) -> Program:
     """Build a model or guide from its ``config``; unknown classes and fields are errors that name the nearest match.
 
     :param model: for guides that read from it.
     """
     arguments = dict(config)
-    classes = {c.__name__: c for c in known.values()}
+    classes = {c.__name__: c for c in (*known.values(), AROUND[kind])}
     name = arguments.pop("class", None)
     if name not in classes:
         raise unknown(
             f"{kind} class", name, classes, hint="A program of your own must be built by your code and passed in."
         )
+    if issubclass(classes[name], AROUND[kind]) and "base" in arguments:
+        arguments["base"] = program_from_config(arguments["base"], known, kind, getattr(model, "base", None))
     return construct(classes[name], arguments, kind, model)
 
 
-def construct(
-    cls: type[LayeredProgram], arguments: dict[str, Any], kind: str, model: nn.Module | None = None
-) -> LayeredProgram:
+def construct(cls: type[Program], arguments: dict[str, Any], kind: str, model: nn.Module | None = None) -> Any:
     """``cls(**arguments)``, with the model first where ``cls`` reads from one; unknown fields are refused by name."""
     fields = [name for name in inspect.signature(cls).parameters if name != "model"]
     for field in arguments:
@@ -180,7 +181,7 @@ def construct(
     return cls(model, **arguments) if reads_model(cls) else cls(**arguments)
 
 
-def reads_model(cls: type[LayeredProgram]) -> bool:
+def reads_model(cls: type[Program]) -> bool:
     """Whether a guide of that class is built for one model, from which it takes its sizes."""
     return "model" in inspect.signature(cls).parameters
 
@@ -193,10 +194,19 @@ def from_config(config: dict[str, Any]) -> HVAE:
     return vae.double() if config.get("dtype") == "float64" else vae
 
 
-def make_guide(name: str, model: nn.Module, **options: Any) -> LayeredProgram:
-    """A guide by name for a model of ours, with the published hidden units unless ``options`` say otherwise."""
+def make_guide(name: str, model: nn.Module, **options: Any) -> Program:
+    """A guide by name for a model of ours, with the published hidden units unless ``options`` say otherwise.
+
+    Of a :class:`~pyro_hvae.programs.contrast.ContrastModel` a :class:`~pyro_hvae.programs.contrast.ContrastGuide` around it;
+    ``dependent`` is the option of that, the others are its base's.
+    """
     if name not in GUIDES:
         raise unknown("guide", name, GUIDES)
+    if isinstance(model, ContrastModel):
+        dependent = options.pop("dependent", True)
+        wider = {} if name == "ladder" or not dependent else {"pixels": model.pixels + 1}
+        base: Any = make_guide(name, model.base, **wider, **options)
+        return ContrastGuide(model, base, dependent=dependent)
     if not isinstance(model, LayeredProgram):
         raise HVAEError(
             f"{type(model).__name__} is not one of our models, so its layers are not known; "

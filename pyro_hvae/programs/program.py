@@ -72,6 +72,11 @@ def announcing(program: nn.Module) -> Callable:
     return announced
 
 
+def described(program: nn.Module) -> dict[str, Any]:
+    """Class and configuration of a program, JSON-ready; of a program of the user's own its class."""
+    return {"class": type(program).__name__, **getattr(program, "config", {})}
+
+
 def nodes(trace: Trace) -> Mapping[str, Any]:
     """Nodes of a trace that has been run: to Pyro's types a value and a distribution may be missing there."""
     return trace.nodes

@@ -9,8 +9,9 @@ import torch
 
 from pyro_hvae.arguments import checked
 from pyro_hvae.errors import HVAEError, unknown
+from pyro_hvae.programs.contrast import ContrastModel
 from pyro_hvae.programs.images import flattened
-from pyro_hvae.programs.pair import GUIDES, HVAE, MODELS, construct, reads_model
+from pyro_hvae.programs.pair import GUIDES, HVAE, MODELS, construct, make_guide
 from pyro_hvae.programs.widths import published_hidden
 from pyro_hvae.published.presets import preset
 from pyro_hvae.published.recipes import recipe as make_recipe
@@ -74,8 +75,11 @@ def build(
             torch.manual_seed(seed)
         noise_arguments = dict(noise=p.noise if noise is None else noise, learn_noise=learn_noise)
         model = construct(MODELS[p.model], common | hidden[p.model] | noise_arguments, "model")
-        sizes = {} if reads_model(GUIDES[guide]) else common
-        recognition = construct(GUIDES[guide], sizes | hidden[guide] | dict(guide_options or {}), "guide", model)
+        options = hidden[guide] | dict(guide_options or {})
+        if p.contrast:
+            model = ContrastModel(model)
+            options = {"dependent": p.dependent or guide != p.guide} | options
+        recognition = make_guide(guide, model, **options)
         vae = HVAE(model, recognition, preset=p.name)
         vae.recipe = recipe
         return apply_starts(vae, starts, _images(data))

@@ -1,9 +1,10 @@
 """Every published configuration, as data.
 
 Sources: [C22] Csikor et al. 2022, arXiv 2206.00436; [V24] Vas 2024, MSc thesis, ELTE; "release": read in public
-ports of the weights that the authors of [C22] released. The observation noise 0.4 is that of [V24] and the release
-([C22] prints the identity). What a source leaves open is filled in here and said so in the preset's note. Both clip
-gradients at unpublished thresholds (in [C22] so high that they act on fewer than 1e-6 of the steps): none is set here.
+ports of the weights that the authors of [C22] released; [C24] Catoni et al. 2024, arXiv 2404.15390, and the code published
+with it. The observation noise 0.4 is that of [V24], the release and [C24] ([C22] prints the identity). What a source
+leaves open is filled in here and said so in the preset's note. [C22] and [V24] clip gradients at unpublished thresholds
+(in [C22] so high that they act on fewer than 1e-6 of the steps): none is set here.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ class Preset:
     training: PublishedTraining
     families: tuple[str, ...] = ("laplace", "normal")
     noise: float = 0.4
+    contrast: bool = False
+    """Whether a scalar c multiplies what z1 does to the image."""
+    dependent: bool = True
+    """Whether the published guide infers the layers given c."""
     source: str = "[C22]"
     note: str = ""
 
@@ -81,6 +86,14 @@ _V24 = PublishedTraining(
     epochs=5000,
     steps_per_epoch=1600,
     beta={"z1": Schedule.constant(1.0), "z2": Schedule(((0, 0.1), (2500, 1.0)))},
+)
+# beta of c: 10 for 100 epochs, then linear to 1 over 100.
+_C24 = PublishedTraining(
+    learning_rate=Schedule.constant(3e-5),
+    batch=512,
+    epochs=5000,
+    steps_per_epoch=1000,
+    beta={"z1": Schedule.constant(1.0), "c": Schedule(((0, 10.0), (100, 10.0), (200, 1.0)))},
 )
 _NO_EPOCHS = "epochs not published: TDVAE40's"
 _LR_RANGE = "learning rate published as a range, lowered until z2 stops changing, here at fixed epochs; " + _NO_EPOCHS
@@ -124,6 +137,11 @@ _ALL = (
            _z1_only(replace(_V24, particles=50)), ("laplace",), source="[V24]",
            note=_LINEAR_20 + "; k is the largest of its TD-IWAE"),
     *map(_td_iwae, (1, 4, 10, 50)),
+    Preset("EA-LinearVAE20", "linear", "mean_field", 20, (450,),
+           _C24, ("laplace",), contrast=True, dependent=False, source="[C24]",
+           note="published at 40 pixels; the variant with LogNormal c; " + _LINEAR_20),
+    Preset("EA-TDVAE20", "markov", "top_down", 20, (450, 20), _C22_20, contrast=True, source="ours",
+           note="TDVAE20 with the c of [C24]; never published"),
 )  # fmt: skip
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _ALL}
@@ -141,7 +159,7 @@ def table() -> list[dict[str, str]]:
     return [
         {
             "name": p.name,
-            "model": p.model,
+            "model": f"{p.model} × c" if p.contrast else p.model,
             "guide": p.guide,
             "patch": f"{p.patch}×{p.patch}",
             "z1": f"{p.dims[0]} {p.families[0].capitalize()}",

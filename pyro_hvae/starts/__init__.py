@@ -8,6 +8,8 @@ from torch import Tensor
 
 from pyro_hvae.errors import HVAEError, unknown
 from pyro_hvae.programs import HVAE
+from pyro_hvae.programs.contrast import ContrastModel
+from pyro_hvae.starts.contrast import start_with_contrast
 from pyro_hvae.starts.energies import start_from_energies
 from pyro_hvae.starts.ica import start_from_ica
 from pyro_hvae.starts.linear_regime import start_in_linear_regime
@@ -47,6 +49,8 @@ def start(vae: HVAE, names: str | Sequence[str], x: Tensor | None = None) -> HVA
     names = check_starts(names)
     if x is None and (needy := [name for name in names if name in FROM_IMAGES]):
         raise HVAEError(f"start={needy[0]!r} is estimated from training images; give them (data=...)")
+    if isinstance(vae.model, ContrastModel) and names:
+        return start_with_contrast(vae, x, lambda base, images: start(base, names, images))
     for name in names:
         if name == "linear_regime" or x is None:
             start_in_linear_regime(vae)

@@ -84,7 +84,7 @@ def start_from_ica(vae: HVAE, x: Tensor) -> HVAE:
     if isinstance(guide, LadderGuide):
         guide.start_in_closed_form()
     else:
-        _fit_last_layer(model, guide, torch.from_numpy(sample[:FITTED]).to(A), torch.from_numpy(unmixing).to(A))
+        _fit_z1(model, guide, torch.from_numpy(sample[:FITTED]).to(A), torch.from_numpy(unmixing).to(A))
     vae.starts.append({"start": "ica"} | record | {"seconds": round(time.perf_counter() - began, 1)})
     return vae
 
@@ -113,24 +113,29 @@ def _fast_ica(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, int, b
     return ica.mixing_, ica.components_, int(ica.n_iter_), bool(ica.n_iter_ < ITERATIONS)
 
 
-def _fit_last_layer(model: GenerativeModel, guide: nn.Module, x: Tensor, unmixing: Tensor) -> None:
+def _fit_z1(model: GenerativeModel, guide: nn.Module, x: Tensor, unmixing: Tensor) -> None:
     """q(z1 | …): location the unmixed coefficients, by least squares from the head's features; scale that of noise on them."""
-    head, features = _z1_head(guide, x)
-    mean, g = features.mean(0), model.A.square().sum(0)
+    head, features = z1_head(guide, x)
+    g = model.A.square().sum(0)
     wanted = torch.zeros_like(head.location_bias).expand(len(x), -1).clone()
     wanted[:, : len(unmixing)] = (x - model.to_image.bias) @ unmixing.T
-    centred = (features - mean).double()
-    gram = centred.T @ centred
-    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    weight = torch.linalg.solve(gram, centred.T @ (wanted - wanted.mean(0)).double()).T.to(x)
     scale_squared = (
         model.sigma.square() / g / (2 if model.families[0] == "laplace" else 1)
     )  # the variance of Laplace(b) is 2 b²
-    v = torch.where(g > 0, scale_squared.log(), torch.zeros_like(g))
+    fit_last_layer(head, features, wanted, torch.where(g > 0, scale_squared.log(), torch.zeros_like(g)))
+
+
+def fit_last_layer(head: Head, features: Tensor, wanted: Tensor, v: Tensor) -> None:
+    """Location by least squares from features ``(image, feature)`` to ``wanted (image, dim)``; v, ``(dim,)``, constant."""
+    mean = features.mean(0)
+    centred = (features - mean).double()
+    gram = centred.T @ centred
+    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    weight = torch.linalg.solve(gram, centred.T @ (wanted - wanted.mean(0)).double()).T.to(features)
     head.set_linear(weight, wanted.mean(0) - weight @ mean, v)
 
 
-def _z1_head(guide: nn.Module, x: Tensor) -> tuple[Head, Tensor]:
+def z1_head(guide: nn.Module, x: Tensor) -> tuple[Head, Tensor]:
     """The head of q(z1 | …) and what it reads, the layers above drawn from the guide."""
     head: Any = guide.heads[0] if isinstance(guide, TopDownGuide) else guide.conditionals[0][1]
     seen: list[Tensor] = []

@@ -89,8 +89,27 @@ def _no_storage():
         yield
 
 
+WITH_CONTRAST = {"EA-LinearVAE20": "LinearVAE20", "EA-TDVAE20": "TDVAE20"}
+
+
 def test_every_preset_is_in_the_published_table():
-    assert set(PRESETS) == set(PUBLISHED)
+    assert set(PRESETS) == set(PUBLISHED) | set(WITH_CONTRAST)
+
+
+@pytest.mark.parametrize(("name", "plain"), WITH_CONTRAST.items())
+def test_pairs_with_contrast_are_the_plain_ones_and_c(name, plain):
+    """The published guide of EA-LinearVAE reads the image alone, that of EA-TDVAE20 log c beside it."""
+    with torch.device("cpu"):
+        vae = build(name)
+    model, guide = PUBLISHED[plain]
+    for part, expected in model.items():
+        assert layers(vae.model.base.get_submodule(WHERE[part].removeprefix("model."))) == expected, part
+    given_c = name == "EA-TDVAE20"
+    assert vae.guide.dependent is given_c and vae.guide.base.pixels == 400 + given_c
+    for part, expected in guide.items():
+        first = [(400 + given_c, b) if a == 400 else (a, b) for a, b in expected]
+        assert layers(vae.guide.base.get_submodule(WHERE[part].removeprefix("guide."))) == first, part
+    assert layers(vae.guide.network) == [(401, 100)] and layers(vae.guide.head) == [(100, 2)]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
