@@ -28,6 +28,12 @@ PARTICLES = 8
 TOGETHER = 200  # images at a time, at most: a refined guide takes its images as a whole
 COMPARED = 64  # draws over which the refined and the amortised bound of an image are compared
 
+#: What has a location and a scale; of LogNormal those of its logarithm.
+MOVED: dict[type, Any] = {
+    torch.distributions.Normal: dist.Normal,
+    torch.distributions.Laplace: dist.Laplace,
+    torch.distributions.LogNormal: dist.LogNormal,
+}
 #: Per site: how far q's location is moved (in its own scale), and the log of the factor on its scale; ``(image, dim)``.
 Shifts = Mapping[str, tuple[Tensor, ...]]
 
@@ -76,7 +82,7 @@ def refine(
     :param steps: 0 for none; 200 come close to what can be had.
     :param sites: those that are refined; all by default.
     :param start: shifts to go on from.
-    :raises HVAEError: for a negative number of steps, and sites that are not Normal, Laplace, or their product.
+    :raises HVAEError: for a negative number of steps, and sites that are not Normal, LogNormal, Laplace, or a product.
     """
     whole_number("steps", steps)
     devices = [x.device] if x.is_cuda else []
@@ -170,10 +176,10 @@ def moved_site(name: str, fn: Any, shift: Tensor, log_factor: Tensor) -> Any:
     if isinstance(fn, FullNormal):
         tril = fn.scale_tril
         return FullNormal(fn.loc + (tril @ shift.unsqueeze(-1)).squeeze(-1), scale_tril=tril * factor.unsqueeze(-1))
-    if isinstance(fn, (torch.distributions.Normal, torch.distributions.Laplace)):
-        family = dist.Normal if isinstance(fn, torch.distributions.Normal) else dist.Laplace
-        return family(fn.loc + fn.scale * shift, fn.scale * factor)
+    for kind, family in MOVED.items():
+        if isinstance(fn, kind):
+            return family(fn.loc + fn.scale * shift, fn.scale * factor)
     raise HVAEError(
-        f"site {name} is a {type(fn).__name__}, and refinement moves Normal and Laplace sites, and their product; export "
-        "without refine"
+        f"site {name} is a {type(fn).__name__}, and refinement moves Normal, LogNormal and Laplace sites, and the product of "
+        "Laplace and Normal; export without refine"
     )
