@@ -161,6 +161,7 @@ def test_python_of_the_training_page_runs(tmp_path, monkeypatch):
     for block in python(Path("docs/training.md")):
         exec(compile(block, "training.md", "exec"), names)
     assert names["run"].step == 3 and names["run"].interrupted is None
+    assert "step 3 of 3, done" in Path("watch.html").read_text() and Path("logs/training.csv").is_file()
     assert sorted(p.name for p in Path("runs/first").iterdir()) == [
         "checkpoints", "config.json", "heldout.nc", "history.nc",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The site: its reference is complete, its tables of contents name pages that are there, its link checker finds what is broken."""
+"""The site: its reference is complete, every page is in a table of contents, the link checker finds what is broken."""
 
 import importlib
 import importlib.util
