@@ -38,6 +38,7 @@ _HOMES = {
     "pyro_hvae.sampling.gibbs": ("gibbs",),
     "pyro_hvae.export.audit": ("audit",),
     "pyro_hvae.export.posterior": ("export_posterior",),
+    "pyro_hvae.export.from_pyro": ("from_pyro",),
     "pyro_hvae.physiology.measure": ("measure_physiology",),
     "pyro_hvae.export.packing": ("pack",),
     "pyro_hvae.export.references": ("load_reference", "references"),

@@ -175,6 +175,15 @@ def test_python_of_the_posterior_page_runs(tmp_path, monkeypatch):
         exec(compile(block, "posterior-file.md", "exec"), {})
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_python_of_the_page_on_other_guides_runs(capsys):
+    names: dict = {}
+    for block in python(Path("docs/from-pyro.md")):
+        exec(compile(block, "from-pyro.md", "exec"), names)
+    assert float(capsys.readouterr().out.split()[0]) < 1e-5
+    assert names["k"].sizes == {"image": 5}
+
+
 def test_python_of_the_report_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "report").mkdir()
