@@ -18,6 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What runs the tutorials imports this checkout, wherever the package is installed from.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
+from docutils import nodes  # noqa: E402
+from latex2mathml.converter import convert  # noqa: E402
+
 import pyro_hvae  # noqa: E402
 
 project, author = "pyro_hvae", "The pyro_hvae authors"
@@ -76,6 +79,7 @@ if os.environ.get("PYRO_HVAE_INTERSPHINX"):
 
 # -- pages
 html_theme = "furo"
+html_math_renderer = "mathml"  # drawn by the browser itself: MathJax would come over the network
 html_title = f"pyro_hvae {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
@@ -189,7 +193,23 @@ def commands() -> str:
     return "\n".join(pages)
 
 
+def inline_math(self: object, node: nodes.math) -> None:
+    """An equation in a line, as MathML."""
+    self.body.append(convert(node.astext(), display="inline"))  # type: ignore[attr-defined]
+    raise nodes.SkipNode
+
+
+def displayed_math(self: object, node: nodes.math_block) -> None:
+    """An equation on a line of its own, which scrolls where it is too wide."""
+    drawn = convert(node.astext(), display="block")
+    self.body.append(f'<div class="math-block">{drawn}</div>')  # type: ignore[attr-defined]
+    raise nodes.SkipNode
+
+
 def setup(app: object) -> None:
     """Register what is above."""
+    app.add_html_math_renderer(  # type: ignore[attr-defined]
+        "mathml", inline_renderers=(inline_math, None), block_renderers=(displayed_math, None)
+    )
     app.connect("source-read", read_source)  # type: ignore[attr-defined]
     app.connect("autodoc-process-docstring", returns_in_prose, priority=400)  # type: ignore[attr-defined]

@@ -16,7 +16,9 @@ def test_versions_agree():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == PROJECT["version"]
     assert json.loads((ROOT / "codemeta.json").read_text())["version"] == PROJECT["version"]
     assert json.loads((ROOT / ".zenodo.json").read_text())["version"] == PROJECT["version"]
-    assert yaml.safe_load((ROOT / "packaging/conda/recipe.yaml").read_text())["context"]["version"] == PROJECT["version"]
+    assert (
+        yaml.safe_load((ROOT / "packaging/conda/recipe.yaml").read_text())["context"]["version"] == PROJECT["version"]
+    )
 
 
 def test_the_conda_recipe_has_the_dependencies_of_the_package():
