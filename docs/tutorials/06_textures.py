@@ -15,7 +15,7 @@ from pyro_hvae.analysis.texture_decoding import plot_texture_decoding
 name = "TDVAE20-ladder"
 vae = hvae.load_reference(name)
 transform = hvae.stimuli.read_transform(hvae.references()[name])
-textures = hvae.stimuli.texture_patches(20, transform=transform, train=900, test=600)
+textures = hvae.stimuli.texture_patches(20, transform=transform, train=450, test=450)
 textures.train["family"].to_series().value_counts()
 
 # %% [markdown]
@@ -38,7 +38,7 @@ plot_texture_decoding(decoded)
 # The same patches of noise with each family's own spectrum: what is decoded from those is not of higher order.
 
 # %%
-noise = hvae.stimuli.texture_patches(20, transform=transform, train=900, test=600, control="spectrum")
+noise = hvae.stimuli.texture_patches(20, transform=transform, train=450, test=450, control="spectrum")
 control = hvae.export_posterior(
     vae,
     hvae.stimuli.concatenate(noise.train, noise.test),

@@ -16,7 +16,7 @@ import pyro_hvae as hvae
 
 vae = hvae.load_reference("TDVAE20-ladder")
 data = hvae.stimuli.natural_patches(20, train=2_000, test=200)
-few = data.test.isel(image=slice(8))
+few = data.test.isel(image=slice(5))
 strongest = vae.model.A.norm(dim=0).argsort(descending=True)[:15].tolist()
 
 # %% [markdown]
@@ -61,7 +61,7 @@ def agreement(a, b):
 print(f"half of the chains with the other half: {agreement(halves[:, 0], halves[:, 1]):.2f}")
 print(f"guide with sampler: {agreement(correlation, sampled):.2f}")
 print(
-    f"chains met for {int(model['sample_stats']['converged'].sum())} of {len(few.image)} images, 100 + 150 transitions"
+    f"chains met for {int(model['sample_stats']['converged'].sum())} of {len(few.image)} images, 60 + 100 transitions"
 )
 
 # %% [markdown]

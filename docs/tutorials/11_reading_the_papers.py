@@ -25,11 +25,11 @@ from pyro_hvae.analysis import ANALYSES
 name = "TDVAE20-ladder"
 vae = hvae.load_reference(name)
 transform = hvae.stimuli.read_transform(hvae.references()[name])
-data = hvae.stimuli.natural_patches(20, train=2_000, test=600)
-textures = hvae.stimuli.texture_patches(20, transform=transform, train=450, test=450)
+data = hvae.stimuli.natural_patches(20, train=2_000, test=300)
+textures = hvae.stimuli.texture_patches(20, transform=transform, train=300, test=300)
 images = hvae.stimuli.concatenate(data.test, textures.train, textures.test)
 strongest = vae.model.A.norm(dim=0).argsort(descending=True)[:40].tolist()
-tree = hvae.export_posterior(vae, images, transform=transform, moment_draws=32, units=strongest, receptive_fields=0)
+tree = hvae.export_posterior(vae, images, transform=transform, moment_draws=16, units=strongest, receptive_fields=0)
 
 
 def figure(analysis):
