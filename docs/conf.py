@@ -48,7 +48,9 @@ nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = os.environ.get("PYRO_HVAE_DOCS_RUN", "cache")
 nb_execution_cache_path = str(DOCS / "_build" / "executed")
 nb_execution_in_temp = True
-nb_execution_timeout = 600  # seconds a cell, for busy machines; a whole tutorial takes less than three minutes on two idle cores
+nb_execution_timeout = (
+    600  # seconds a cell, for busy machines; a whole tutorial takes less than three minutes on two idle cores
+)
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True

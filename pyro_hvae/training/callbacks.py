@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from pyro_hvae.arguments import checked
+from pyro_hvae.arguments import checked, whole_number
+from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE
 
 Row = Mapping[str, float]
@@ -70,9 +71,6 @@ class EarlyStopping(Callback):
 
     @checked
     def __init__(self, patience: int = 5, gain: float = 0.0, after: int = 0):
-        from pyro_hvae.arguments import whole_number
-        from pyro_hvae.errors import HVAEError
-
         if not 0 <= gain < float("inf"):
             raise HVAEError(f"gain is in nats an image and must be finite and at least 0, got {gain}")
         self.patience, self.gain = whole_number("patience", patience, 1), gain

@@ -91,8 +91,30 @@ def test_completion_without_shtab_says_how_to_get_it(monkeypatch, capsys):
 def test_a_run_is_watched_and_stopped_early(tmp_path, capsys):
     """A learning rate of zero gains nothing: the second evaluation ends the run."""
     run, page = tmp_path / "run", tmp_path / "watch.html"
-    arguments = ["train", "LinearVAE20", "--train-patches", "400", "--test-patches", "20", "--batch", "20", "--device", "cpu"]
-    arguments += ["--steps", "9", "--learning-rate", "0", "--evaluate-every", "2", "--log-every", "2", "--early-stopping", "1"]
+    arguments = [
+        "train",
+        "LinearVAE20",
+        "--train-patches",
+        "400",
+        "--test-patches",
+        "20",
+        "--batch",
+        "20",
+        "--device",
+        "cpu",
+    ]
+    arguments += [
+        "--steps",
+        "9",
+        "--learning-rate",
+        "0",
+        "--evaluate-every",
+        "2",
+        "--log-every",
+        "2",
+        "--early-stopping",
+        "1",
+    ]
     assert main([*arguments, "--watch", str(page), "--out", str(run)]) == 0
     assert "stopped at step 4: the held-out ELBO has not grown for 1 evaluations" in capsys.readouterr().out
     assert "step 4 of 9" in page.read_text() or "step 2 of 9" in page.read_text()

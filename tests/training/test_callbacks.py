@@ -137,6 +137,22 @@ def test_early_stopping_by_hand(values, options, stops):
         assert f"{best:.3f} at step" in found
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: hvae.EarlyStopping(0), "patience must be a whole number of at least 1"),
+        (lambda: hvae.EarlyStopping(gain=-1), "gain is in nats an image"),
+        (lambda: hvae.EarlyStopping(gain=float("nan")), "gain is in nats an image"),
+        (lambda: hvae.EarlyStopping(after=-1), "after must be a whole number"),
+        (lambda: hvae.WatchPage("a.html", seconds=-1), "at least 0"),
+        (lambda: fit(small_pair(), small_data(), steps=1, callbacks=[print], **QUICK), "callbacks must be a sequence"),
+    ],
+)
+def test_wrong_values_are_refused(make, message):
+    with pytest.raises(HVAEError, match=message):
+        make()
+
+
 def test_early_stopping_ends_a_run_and_a_resumed_one_at_the_same_step(tmp_path):
     """A learning rate of zero learns nothing: the first evaluation is the best there will be."""
     still = QUICK | dict(learning_rate=0.0, evaluate_every=5, checkpoint_every=5)
