@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: env demo lint test test-quick test-slow test-gpu test-arviz1 bench bench-gpu reproduce reproduce-small clean
+.PHONY: env demo docs lint test test-quick test-slow test-docs test-gpu test-arviz1 bench bench-gpu reproduce reproduce-small clean
 
 env: $(VENV)/.installed
 
@@ -39,8 +39,22 @@ test-quick: env
 test-slow: env
 	$(BIN)/python -m pytest -m slow
 
+# The tutorials, as scripts; `make docs` runs them too.
+test-docs: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docs tests/docs
+
 test-gpu: env
 	$(BIN)/python -m pytest -m gpu
+
+# The site, in docs/_build/html: tutorials are run (and kept, in docs/_build/executed, until they change), warnings are errors,
+# links are followed. Nothing is fetched once the extra `docs` is installed.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
 
 # The papers' findings (docs/reproduction.md); IMAGES and TEXTURES are folders of photographs.
 IMAGES   ?= embedded
@@ -90,4 +104,4 @@ $(ARVIZ1)/.installed: requirements-analysis.txt constraints-arviz1.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-arviz1 build *.egg-info
+	rm -rf $(VENV) .venv-arviz1 build docs/_build *.egg-info

@@ -161,6 +161,7 @@ def test_python_of_the_training_page_runs(tmp_path, monkeypatch):
     for block in python(Path("docs/training.md")):
         exec(compile(block, "training.md", "exec"), names)
     assert names["run"].step == 3 and names["run"].interrupted is None
+    assert "step 3 of 3, done" in Path("watch.html").read_text() and Path("logs/training.csv").is_file()
     assert sorted(p.name for p in Path("runs/first").iterdir()) == [
         "checkpoints", "config.json", "heldout.nc", "history.nc",
     ]  # fmt: skip
@@ -172,6 +173,15 @@ def test_python_of_the_posterior_page_runs(tmp_path, monkeypatch):
     hvae.export_posterior(small_pair(), small_data(), draws=30, moment_draws=4, path="posterior.nc").close()
     for block in python(Path("docs/posterior-file.md")):
         exec(compile(block, "posterior-file.md", "exec"), {})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_python_of_the_page_on_other_guides_runs(capsys):
+    names: dict = {}
+    for block in python(Path("docs/from-pyro.md")):
+        exec(compile(block, "from-pyro.md", "exec"), names)
+    assert float(capsys.readouterr().out.split()[0]) < 1e-5
+    assert names["k"].sizes == {"image": 5}
 
 
 def test_python_of_the_report_page_runs(tmp_path, monkeypatch, capsys):

@@ -60,5 +60,16 @@ def test_analysis_requirements_are_those_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "requirements-analysis.txt").read_text().splitlines()
     listed = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
-    heavy = ("torch", "pyro-ppl", "safetensors", "rich", "psutil", "distributed", "pillow", "tifffile", "threadpoolctl")
+    heavy = (
+        "torch",
+        "pyro-ppl",
+        "safetensors",
+        "rich",
+        "psutil",
+        "distributed",
+        "pillow",
+        "tifffile",
+        "threadpoolctl",
+        "shtab",
+    )
     assert listed == {d for d in project["dependencies"] if not d.startswith(heavy)}

@@ -72,6 +72,7 @@ def alike(names: str, *values: Any) -> dict[str, tuple[Any, ...]]:
 
 #: Right in kind and beyond what they can be: for parameters of these names, whatever the function.
 BEYOND: dict[str, tuple[Any, ...]] = {
+    **alike("early_stopping", 0, -1),
     **alike("steps log_every evaluate_every evaluate_images checkpoint_every num_particles num_samples warmup chains", 0, -1),
     **alike("thin resample prior_samples limit train test chunk workers threads", 0, -1),
     **alike("pixels dim_z1 dim_z2 downsample evidence_images", 0, -1),

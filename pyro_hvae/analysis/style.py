@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -59,6 +61,14 @@ class Picture(NamedTuple):
         about = {"Source": FIGURE, "Description": self.caption}  # the source first: by it the file is recognised
         self.figure.savefig(buffer, format="png", dpi=DPI, metadata=about)
         return buffer.getvalue()
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: the figure at the width of a column, its caption below."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=110)
+        image = base64.b64encode(buffer.getvalue()).decode()
+        caption = html.escape(self.caption)
+        return f'<figure><img alt="{caption}" src="data:image/png;base64,{image}"><figcaption>{caption}</figcaption></figure>'
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
         """Write :meth:`png` to a file; with ``overwrite`` in place of an earlier figure, and of nothing else."""

@@ -1,5 +1,5 @@
 """The command line: ``pyro-hvae demo | train | export | analyse | evidence | yardstick | audit | physiology | predict | sweep |
-stimuli | presets | references | pack``.
+stimuli | presets | references | pack | doctor | completion``.
 
 Each command is a module with ``add(subparsers)`` and ``run(arguments) -> exit code``; heavy imports happen inside ``run``,
 so that ``pyro-hvae analyse`` works on machines without torch.
@@ -7,15 +7,21 @@ so that ``pyro-hvae analyse`` works on machines without torch.
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
+import textwrap
+import warnings
 from collections.abc import Sequence
 
+from pyro_hvae import __version__
 from pyro_hvae.cli import (
     analyse,
     audit,
+    completion,
     demo,
+    doctor,
     evidence,
     export,
     physiology,
@@ -27,6 +33,7 @@ from pyro_hvae.cli import (
     train,
     yardstick,
 )
+from pyro_hvae.cli.examples import START, epilog
 from pyro_hvae.cli.parsing import Parser
 from pyro_hvae.errors import HVAEError
 
@@ -44,15 +51,29 @@ COMMANDS = (
     stimuli,
     presets,
     references,
+    doctor,
+    completion,
 )
 
 
 def parser() -> Parser:
     """The parser of all commands."""
-    top = Parser(prog="pyro-hvae", description="Hierarchical VAEs of early visual cortex, in Pyro.")
+    start = "\n".join(f"  {line}" for line in START)
+    top = Parser(
+        prog="pyro-hvae",
+        description="Hierarchical VAEs of early visual cortex, in Pyro.",
+        epilog=f"to begin:\n{start}\n\n`pyro-hvae COMMAND --help` shows the options of a command and an example.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"pyro_hvae {__version__}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(subparsers)
+    for name, added in subparsers.choices.items():
+        # As written, lines and all: an example that is wrapped cannot be pasted.
+        added.epilog, added.formatter_class = epilog(name, added.epilog), argparse.RawDescriptionHelpFormatter
+        if added.description:
+            added.description = textwrap.fill(added.description, 100)
     return top
 
 
@@ -62,6 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks "±" or "×" shows "?"
             stream.reconfigure(errors="replace")
+    # Said once a day to whoever imports ArviZ 0.23; what of it concerns this package is in docs/posterior-file.md.
+    warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing", category=FutureWarning)
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser().print_help()
+        return 0
     try:
         parsed = parser().parse_args(arguments)
         code = parsed.run(parsed)

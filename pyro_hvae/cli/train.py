@@ -27,6 +27,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the run in DIR")
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR, with its own settings")
     add_device(parser)
+    parser.add_argument(
+        "--watch", metavar="FILE.html", help="keep a page with the terms of the bound and the fields of z1 up to date"
+    )
 
     pair = parser.add_argument_group("model and guide")
     add_options(pair, PairOptions)
@@ -49,7 +52,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 
 # Arguments that concern where and how far, not what: allowed when a run is resumed with its own settings.
-_RESUMABLE = {"command", "run", "preset", "out", "overwrite", "resume", "steps", "device", "compile", "images"}
+_RESUMABLE = {"command", "run", "preset", "out", "overwrite", "resume", "steps", "device", "compile", "images", "watch"}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"stopped by {result.interrupted} at step {result.step}; go on with: {again}")
     if result.interrupted:
         return 128 + signal.Signals[result.interrupted]
+    if result.stopped:
+        print(f"stopped at step {result.step}: {result.stopped}")
     if result.path is None:  # one of several processes, of which another has written the run
         return 0
     print(f"{result.path}: {result.step} steps, held-out ELBO {float(result.history.test_elbo[-1]):.1f} nats an image")
@@ -104,7 +109,15 @@ def _begin(arguments: argparse.Namespace) -> Any:
         overwrite=arguments.overwrite,
         resume=arguments.resume,
         device=arguments.device,
+        callbacks=_watching(arguments),
     )
+
+
+def _watching(arguments: argparse.Namespace) -> list[Any]:
+    """The page of --watch."""
+    from pyro_hvae.training.watch import WatchPage
+
+    return [] if arguments.watch is None else [WatchPage(arguments.watch)]
 
 
 def _on_model_of(arguments: argparse.Namespace, built: HVAE) -> HVAE:
@@ -174,4 +187,5 @@ def _resume(arguments: argparse.Namespace) -> Any:
         device=arguments.device,
         compile="auto" if arguments.compile is None else arguments.compile,
         images=arguments.images,
+        callbacks=_watching(arguments),
     )

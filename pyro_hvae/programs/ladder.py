@@ -184,9 +184,10 @@ class LadderGuide(LayeredProgram):
     def start_in_closed_form(self) -> LadderGuide:
         """m_1 and s_1 by least squares from the model's present A, c and sigma; in place, and returned.
 
-        s_i² = sigma² / |a_i|², and m_i = a_i · (x - c - Σ_{j≠i} a_j E[z_j]) / |a_i|² with E[z] linear in x: its least-squares
-        estimate under the prior's mean and variance, averaged over draws of the layers above. With orthogonal columns this
-        is a_i · (x - c) / |a_i|², and exact. A unit without a field gets q = p. The networks are left as they are.
+        ``s_i² = sigma² / |a_i|²``, and ``m_i = a_i · (x - c - Σ_{j≠i} a_j E[z_j]) / |a_i|²`` with E[z] linear in x: its
+        least-squares estimate under the prior's mean and variance, averaged over draws of the layers above. With orthogonal
+        columns this is ``a_i · (x - c) / |a_i|²``, and exact. A unit without a field gets q = p. The networks are left as they
+        are.
         """
         model = self.model
         mean, variance = (t.double() for t in self._expected_z1())

@@ -116,6 +116,12 @@ class Training(Options):
     evaluate_every: int = option(1000, "steps between held-out evaluations", least=1)
     evaluate_images: int = option(2000, "held-out patches of an evaluation, at most", least=1)
     checkpoint_every: int = option(1000, "steps between checkpoints", least=1)
+    early_stopping: int | None = option(
+        None,
+        "end the run after this many held-out evaluations in which the ELBO has not grown",
+        least=1,
+        recorded=False,
+    )
     seed: int = option(0, "of the initial weights, the batches and the draws", least=0)
     precision: Precision = option("float32", "of matrix products: float32, tf32 (CUDA only) or bfloat16")
     compile: Compile = option(

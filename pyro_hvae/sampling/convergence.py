@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import arviz as az
 import numpy as np
 import torch
 import xarray as xr
 
 from pyro_hvae.errors import HVAEError
+from pyro_hvae.sampling.quiet_arviz import arviz as az
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import arviz
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_hvae.sampling.quiet_arviz import arviz
 from pyro_hvae.storage.pareto_limits import GOOD_K
 
 

@@ -2,15 +2,16 @@
 
 A netCDF-4 file that opens as an :class:`xarray.DataTree`:
 
-================  ================================================================================================
-group             variables (dims)
-================  ================================================================================================
-``guide``         for every layer ``zl_mean``, ``zl_variance (half, image, zl_dim)``; ``z1_correlation (half, image,
-                  unit, unit_bis)`` with coordinate ``unit`` = z1 index
-``resampled``     the same, and of its importance weights ``ess``, ``pareto_k (image)``
-``reference``     the same, and of its chains ``r_hat``, ``ess (image)``: the worst over the chosen units and all zl, l > 1
-``observed_data`` ``x (image, pixel)``, with the labels of the images where they have any
-================  ================================================================================================
+==================  ==============================================================================================
+group               variables (dims)
+==================  ==============================================================================================
+``guide``           for every layer ``zl_mean``, ``zl_variance (half, image, zl_dim)``; ``z1_correlation (half, image,
+                    unit, unit_bis)`` with coordinate ``unit`` = z1 index
+``resampled``       the same, and of its importance weights ``ess``, ``pareto_k (image)``
+``reference``       the same, and of its chains ``r_hat``, ``ess (image)``: the worst over the chosen units and all
+                    zl, l > 1
+``observed_data``   ``x (image, pixel)``, with the labels of the images where they have any
+==================  ==============================================================================================
 
 The two entries along ``half`` are independent estimates of the same moments, from half of the draws each: their mean is
 the estimate, and how well they agree says how much of it is noise.

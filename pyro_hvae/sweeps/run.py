@@ -56,7 +56,7 @@ def sweep(
     """Train a pair at every point of a grid of settings; each run is what ``build`` and ``fit`` give.
 
     Calling it again with the same design goes on where it stopped: finished runs are not trained again, others go on from their
-    newest checkpoint, failed ones are tried again. A run that fails does not keep the others from finishing.
+    newest checkpoint, failed ones are tried again. A run that fails does not keep the others from finishing::
 
         hvae.sweep(
             {"preset": "TDVAE20", "steps": 20_000, "start": "linear_regime", "learning_rate": 1e-3},

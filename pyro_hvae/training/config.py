@@ -87,7 +87,7 @@ def fill_in(vae: HVAE, training: Training, recipe: str | None = None) -> FitConf
         steps = published.steps
     of_recipe = Training() if published is None else published.over(steps)
     given = {}
-    for name in (*RECORDED, "compile"):
+    for name in (*RECORDED, "compile", "early_stopping"):
         value = getattr(training, name)
         value = getattr(of_recipe, name) if value is None else value
         if value is not None or name not in ("batch", "learning_rate"):

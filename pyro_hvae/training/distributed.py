@@ -35,13 +35,14 @@ class Processes:
     rank: int
     size: int
 
-    def agree(self, received: str | None) -> str | None:
-        """The signal that any of the processes has received."""
-        number = torch.tensor(0 if received is None else int(signal.Signals[received]))
+    def agree(self, received: str | None, asked: bool = False) -> tuple[str | None, bool]:
+        """The signal that any of the processes has received, and whether any was asked to stop."""
+        found = torch.tensor([0 if received is None else int(signal.Signals[received]), int(asked)])
         if distributed.get_backend() == "nccl":
-            number = number.cuda()
-        distributed.all_reduce(number, distributed.ReduceOp.MAX)
-        return signal.Signals(int(number)).name if number else None
+            found = found.cuda()
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        number, any_asked = found.tolist()
+        return (signal.Signals(number).name if number else None), bool(any_asked)
 
     def begin_alike(self, vae: nn.Module, fingerprint: str) -> None:
         """Give every process the first one's parameters and buffers.

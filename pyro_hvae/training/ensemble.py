@@ -27,6 +27,7 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.published import Training, build
 from pyro_hvae.published.options import Device, GuideName, Precision, RecipeName, TrainedPart, Value
 from pyro_hvae.stimuli import PatchData
+from pyro_hvae.training.callbacks import Callback
 from pyro_hvae.training.config import default_objective, fill_in
 from pyro_hvae.training.contexts import Signals, exclusive
 from pyro_hvae.training.fit import prepare, torch_device
@@ -104,7 +105,9 @@ def fit_ensemble(
     evaluate_every: int = 1000,
     evaluate_images: int = 2000,
     checkpoint_every: int = 1000,
+    early_stopping: int | None = None,
     progress: bool = True,
+    callbacks: Callable[[Mapping[str, Any]], Sequence[Callback]] | None = None,
 ) -> Ensemble:
     """Train a preset under every combination of seeds, dims, betas and particles, all of one shape at once.
 
@@ -119,6 +122,8 @@ def fit_ensemble(
     :param out: folder in which every member gets a run directory of its own, with which ``load``, ``export`` and
         ``train --resume`` go on.
     :param compile: compile the stacked step; ``False`` runs its traced graph as it is.
+    :param callbacks: called with the settings of each member, such as ``{"seed": 1}``; gives that member's callbacks. A
+        member that is stopped stays as it is then, and the others go on.
 
     The other arguments are those of :func:`~pyro_hvae.fit`, for all members alike.
 
@@ -152,8 +157,19 @@ def fit_ensemble(
             bound, config = default_objective(vae, training=ours), replace(fill_in(vae, ours), compile=False)
             folder = None if out is None else Path(out) / member_name(settings)
             images = loops[0].x if loops else None  # one copy on the device
+            ours_called = () if callbacks is None else callbacks(settings)
             loops.append(
-                prepare(vae, data, bound, config, torch_device(device), folder, overwrite=overwrite, images=images)
+                prepare(
+                    vae,
+                    data,
+                    bound,
+                    config,
+                    torch_device(device),
+                    folder,
+                    overwrite=overwrite,
+                    images=images,
+                    callbacks=ours_called,
+                )
             )
         groups: dict[tuple, list[Loop]] = {}
         for settings, loop in zip(design, loops, strict=True):
@@ -197,10 +213,12 @@ def _train(loops: Sequence[Loop], compile: bool, progress: bool) -> dict[Loop, s
                         noise.append(stack.draw())
                 stack(images, noise)
                 for loop, state in zip(loops, states, strict=True):
-                    if loop not in errors:
+                    if loop not in errors and loop.stopped is None:
                         with state.own():
                             try:
                                 loop.finish_step(shown if loop is first else hidden)
+                                if loop.stopped is not None:
+                                    loop.step.halt()
                             except HVAEError as error:
                                 errors[loop] = str(error)
                                 loop.step.halt()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -24,6 +24,7 @@ from pyro_hvae.published import Training
 from pyro_hvae.published.options import Compile, Device, Precision, RecipeName, TrainedPart, Value
 from pyro_hvae.stimuli import PatchData, natural_patches
 from pyro_hvae.storage.guards import content_of
+from pyro_hvae.training.callbacks import Callback
 from pyro_hvae.training.config import FitConfig, default_objective, describe_objective, fill_in, objective_from
 from pyro_hvae.training.contexts import exclusive
 from pyro_hvae.training.distributed import Processes, processes
@@ -58,8 +59,10 @@ def fit(
     evaluate_every: int = 1000,
     evaluate_images: int = 2000,
     checkpoint_every: int = 1000,
+    early_stopping: int | None = None,
     progress: bool = True,
     on_step: OnStep | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train a pair by stochastic gradient ascent on a bound (Adam, no weight decay); the pair is changed in place.
 
@@ -84,7 +87,11 @@ def fit(
         runs of at least 5000 steps, with a warning where it is impossible; ``True`` insists; ``False`` does not.
     :param precision: of matrix products: ``"float32"``, ``"tf32"`` (CUDA only), ``"bfloat16"`` (autocast).
     :param progress: show a progress bar with the terms of the bound.
+    :param early_stopping: end the run after this many held-out evaluations in which the ELBO has not grown
+        (:class:`~pyro_hvae.EarlyStopping`); not kept in the record of the run.
     :param on_step: called before every step with its number (from 0) and its images ``(image, pixel)``, a copy on the device.
+    :param callbacks: told of every row of the history, held-out evaluation and checkpoint; may end the run
+        (:class:`~pyro_hvae.Callback`).
     :raises HVAEError: for options that do not fit, a run that cannot be resumed, a second run in another thread, or a loss that
         is not finite: with the step, the term and the last good checkpoint.
 
@@ -94,7 +101,7 @@ def fit(
     training = Training.among(locals() | {"objective": None})
     return fit_with(
         vae, data, training, objective=objective, recipe=recipe, out=out, overwrite=overwrite, resume=resume, device=device,
-        progress=progress, on_step=on_step,
+        progress=progress, on_step=on_step, callbacks=callbacks,
     )  # fmt: skip
 
 
@@ -111,6 +118,7 @@ def fit_with(
     device: Device = "auto",
     progress: bool = True,
     on_step: OnStep | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """:func:`fit` with its options in one.
 
@@ -131,6 +139,7 @@ def fit_with(
             resume=resume,
             processes=together,
             on_step=on_step,
+            callbacks=callbacks,
         )
         try:
             return loop.run(resume, progress)
@@ -152,6 +161,7 @@ def prepare(
     resume: bool = False,
     processes: Processes | None = None,
     on_step: OnStep | None = None,
+    callbacks: Sequence[Callback] = (),
     images: Tensor | None = None,
 ) -> Loop:
     """Check everything that :func:`fit` was given and make its run directory.
@@ -214,6 +224,7 @@ def prepare(
         described=described,
         processes=processes,
         on_step=on_step,
+        callbacks=callbacks,
     )
 
 
@@ -226,6 +237,7 @@ def resume(
     compile: Compile = "auto",
     progress: bool = True,
     images: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Go on with the run in ``out`` under its own settings: pair, objective and data are made again from its record.
 
@@ -242,7 +254,7 @@ def resume(
         recorded_data(directory, images),
         config if steps is None else replace(config, steps=steps),
         objective=recorded_objective(directory),
-        out=out, resume=True, device=device, progress=progress,
+        out=out, resume=True, device=device, progress=progress, callbacks=callbacks,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from pyro_hvae.errors import HVAEError
 from pyro_hvae.programs import HVAE
 from pyro_hvae.programs.program import evaluating
 from pyro_hvae.training import history
+from pyro_hvae.training.callbacks import Callback, EarlyStopping, Row, TrainingState, told
 from pyro_hvae.training.config import FitConfig
 from pyro_hvae.training.contexts import Signals, frozen, matmul_precision
 from pyro_hvae.training.distributed import Processes, share_batch
@@ -50,6 +51,8 @@ class Run:
     """The run directory, if one was asked for."""
     interrupted: str | None
     """Name of the signal that stopped the run before its end, or None."""
+    stopped: str | None = None
+    """Why a callback ended the run before its end, or None."""
 
 
 #: Called before every step with its number and its images ``(image, pixel)``.
@@ -87,6 +90,7 @@ class Loop:
         described: dict[str, Any],
         processes: Processes | None = None,
         on_step: OnStep | None = None,
+        callbacks: Sequence[Callback] = (),
     ):
         """
         :param config: with ``compile`` settled: True insists, ``"auto"`` compiles where it can, False does not.
@@ -94,6 +98,7 @@ class Loop:
         :param test: patches to evaluate on.
         :param described: the configuration as the run directory records it.
         :param on_step: called before every step with its number and its images.
+        :param callbacks: called by the process that writes the run.
         """
         self.vae, self.config, self.directory, self.processes, self.on_step = vae, config, directory, processes, on_step
         self.x, self.test, self.device = images, test, images.device
@@ -109,6 +114,10 @@ class Loop:
         self.evaluations: list[dict[str, float]] = []
         self.done = 0
         self.order: tuple[int, Tensor] | None = None
+        early = [] if config.early_stopping is None else [EarlyStopping(config.early_stopping)]
+        self.callbacks = (*early, *callbacks)
+        self.stop_reason: str | None = None  # of a callback that wants the run to stop
+        self.stopped: str | None = None  # of the one that did
         self.stop_signal: str | None = None  # the signal that wants the run to stop
         self.interrupted: str | None = None  # the one that did: between steps, and in all processes at the same one
 
@@ -174,7 +183,7 @@ class Loop:
     @property
     def unfinished(self) -> bool:
         """Whether there is another step to take."""
-        return self.done < self.config.steps and self.interrupted is None
+        return self.done < self.config.steps and self.interrupted is None and self.stopped is None
 
     def next_batch(self) -> Tensor:
         """The images of the next step, with learning rate and betas set to its values."""
@@ -188,23 +197,57 @@ class Loop:
         return images
 
     def finish_step(self, bar: Progress) -> None:
-        """Count a step that was taken; log, evaluate and save where it is time to."""
+        """Count a step that was taken; log, evaluate and save where it is time to, and at the last step."""
         config = self.config
         self.done += 1
+        self._settle()
+        saves = self.done % config.checkpoint_every == 0
+        if not self.unfinished or self.done % config.log_every == 0 or saves:
+            self._logged(bar)
+        if not self.unfinished or self.done % config.evaluate_every == 0:
+            self._evaluated(bar)
+        if not self.unfinished or saves:
+            self._save()
+        if not self.unfinished and (new := self._unrecorded()):
+            # A callback has asked to stop when some of this was not due, or done already.
+            for record in new:
+                record(bar)
+            self._save()
+
+    def _settle(self) -> None:
+        """Whether a signal or a callback ends the run here: in all processes at the same step."""
         if self.processes is None:
             self.interrupted = self.stop_signal
         elif self.done % AGREE_EVERY == 0:
-            self.interrupted = self.processes.agree(self.stop_signal)
-        last = not self.unfinished
-        if last or self.done % config.log_every == 0 or self.done % config.checkpoint_every == 0:
-            self._log(time.perf_counter() - self._began)
-            bar.update(self.rows[-1])
-            self._began = time.perf_counter()
-        if last or self.done % config.evaluate_every == 0:
-            self.evaluations.append({"evaluation": self.done, **self.evaluate()})
-            bar.evaluated(self.evaluations[-1])
-        if last or self.done % config.checkpoint_every == 0:
-            self._save()
+            self.interrupted, asked = self.processes.agree(self.stop_signal, self.stop_reason is not None)
+            self.stopped = (self.stop_reason or "a callback of the first process has asked to stop") if asked else None
+
+    def _unrecorded(self) -> list[Callable[[Progress], None]]:
+        """What the history lacks of this step."""
+        last = [rows[-1][name] if rows else 0 for rows, name in ((self.rows, "step"), (self.evaluations, "evaluation"))]
+        return [record for record, at in zip((self._logged, self._evaluated), last, strict=True) if at < self.done]
+
+    def _logged(self, bar: Progress) -> None:
+        self._log(time.perf_counter() - self._began)
+        bar.update(self.rows[-1])
+        self._tell("on_log", self.rows[-1])
+        self._began = time.perf_counter()
+
+    def _evaluated(self, bar: Progress) -> None:
+        self.evaluations.append({"evaluation": self.done, **self.evaluate()})
+        bar.evaluated(self.evaluations[-1])
+        self._tell("on_evaluate", self.evaluations[-1])
+
+    def _tell(self, event: str, what: Row | Path) -> None:
+        """Call the callbacks; what they ask for holds at once, or where there are several processes once all know of it."""
+        if not self.main:
+            return
+        path = self.directory.path if self.directory else None
+        state = TrainingState(self.vae, self.done, self.config.steps, path, tuple(self.rows), tuple(self.evaluations))
+        reason = told(self.callbacks, event, state, what)
+        self.stop_reason = self.stop_reason or reason
+        if self.processes is None and self.done < self.config.steps:
+            self.stopped = self.stop_reason
 
     def discard_unbegun(self) -> None:
         """Leave no directory of a run that has not taken a step."""
@@ -221,7 +264,7 @@ class Loop:
         self.step.optimizer.zero_grad()  # leave no gradients for others to add to
         self.vae.record = self.described | {"step": self.done}
         path = self.directory.path if self.directory and self.main else None
-        return Run(self.vae, self._history(), self.done, path, self.interrupted)
+        return Run(self.vae, self._history(), self.done, path, self.interrupted, self.stopped)
 
     def _compiled(self) -> Advance | None:
         """The step compiled; None, with a warning, where that is impossible and was not insisted on."""
@@ -302,7 +345,7 @@ class Loop:
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         self.directory.write_history(self._history())  # first: rows beyond the checkpoint are dropped on resuming
-        self.directory.write_checkpoint(Checkpoint(self.done, tensors, self.fingerprint))
+        self._tell("on_checkpoint", self.directory.write_checkpoint(Checkpoint(self.done, tensors, self.fingerprint)))
 
     def _resume(self) -> None:
         assert self.directory is not None

@@ -24,7 +24,7 @@ from pyro_hvae.training.run_directory import RunDirectory
 #: Every option with a value that is not its default. Written by hand: a new option is refused here until it stands here.
 OTHER = dict(
     steps=7, batch=5, learning_rate="0:0.5,3:0.25", beta=0.75, train="guide", clip=1.5, skip=2.5, log_every=2,
-    evaluate_every=3, evaluate_images=4, checkpoint_every=6, seed=8, precision="bfloat16", compile=False,
+    evaluate_every=3, evaluate_images=4, checkpoint_every=6, early_stopping=11, seed=8, precision="bfloat16", compile=False,
     objective="renyi", particles=9, gradient="dreg", alpha=0.5,
 )  # fmt: skip
 SMALL = dict(pixels=16, dim_z1=6, dim_z2=3)
