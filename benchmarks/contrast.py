@@ -1,6 +1,6 @@
 """What docs/contrast.md says of contrast as a cause: pairs with and without c, on the embedded photographs, side by side.
 
-    python benchmarks/contrast.py [--out runs/contrast] [--steps 4000] [--seeds 1] [--only NAME ...]
+    python benchmarks/contrast.py [--out runs/contrast] [--steps 1500] [--seeds 1] [--only NAME ...]
 
 Each pair is trained by the fast recipe over --steps. Of each: the held-out bound and its terms, the yardsticks on the same
 patches, the change of z1's posterior variance with contrast, how much of the log norm of a patch each layer tells (ridge
@@ -105,7 +105,7 @@ def row(vae: hvae.HVAE, data: PatchData, textures: xr.Dataset) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/contrast"))
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="NAME")
     parser.add_argument("--train", type=int, default=40_000, help="training patches")

@@ -16,7 +16,7 @@ from pyro_hvae.storage.posterior_file import sites
 
 
 def bound_terms(tree: xr.DataTree) -> xr.Dataset:
-    """Mean over images of the ELBO, the reconstruction term and the KL divergence of every layer, in nats per image.
+    """Mean over images of the ELBO, the reconstruction term and the KL divergence of every site, in nats per image.
 
     Where the file has yardsticks (`pyro-hvae yardstick`), other densities fitted to the same training patches, the differences
     say which of them the model beats on the same held-out images. ELBO and log evidence are both lower bounds of the model's
@@ -25,7 +25,7 @@ def bound_terms(tree: xr.DataTree) -> xr.Dataset:
     Returns
     -------
     Dataset with ``bound (set, term)`` and its s.e. over images; ``set`` is ``natural`` and ``texture``, those present, ``term``
-    is ``elbo``, ``reconstruction`` (E_q[log p(x|z)]) and ``zl_kl`` for every layer. ``imbalance (set)`` is the mean of
+    is ``elbo``, ``reconstruction`` (E_q[log p(x|z)]) and ``zl_kl`` for every layer, then those of other sites. ``imbalance (set)`` is the mean of
     ``elbo - reconstruction + sum of KL``, zero but for Monte Carlo error of the export. Where the file has the group
     ``evidence``, over the images that it was estimated for: ``evidence (set)`` (log p(x) in nats per image), ``evidence_gap``
     (evidence - ELBO, an estimate of KL[q(z|x) || p(z|x)]) and ``evidence_trusted`` (share of images with k-hat below 0.7).
@@ -39,7 +39,9 @@ def bound_terms(tree: xr.DataTree) -> xr.Dataset:
         Where no image has finite terms.
     """
     notes: list[str] = []
-    terms = ["elbo", "reconstruction", *(f"{name}_kl" for name in sites(tree))]
+    layers = [f"{name}_kl" for name in sites(tree)]
+    others = [str(name) for name in tree["bound"].data_vars if str(name).endswith("_kl") and name not in layers]
+    terms = ["elbo", "reconstruction", *layers, *others]
     usable = complete_images(tree, [f"bound/{term}" for term in terms], notes)
     sets = {name: members & usable for name, members in image_sets(tree).items() if (members & usable).any()}
     values = {name: np.stack([selected(tree, f"bound/{t}", mask) for t in terms], 1) for name, mask in sets.items()}

@@ -244,6 +244,9 @@ def test_the_posterior_file_knows_c(tmp_path):
     np.testing.assert_allclose(moments["c_mean"], q.mean, rtol=1e-4)
     np.testing.assert_allclose(moments["c_variance"], q.variance, rtol=1e-3)
     np.testing.assert_allclose(tree["constant_data"]["A"], vae.model.A.detach())
+    bound = hvae.analysis.bound_terms(tree)
+    assert bound["term"].values.tolist() == ["elbo", "reconstruction", "z1_kl", "z2_kl", "c_kl"]
+    assert abs(float(bound["imbalance"][0])) < 1e-3 < float(bound["bound"].sel(term="c_kl")[0])
     drawn = tree["posterior"]["c"].isel(chain=0)
     assert (abs(drawn.mean("draw") - moments["c_mean"]) < 5 * drawn.std("draw") / 2000**0.5).all()
 
