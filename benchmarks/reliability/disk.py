@@ -151,6 +151,12 @@ def readonly(folder: Path, reference: Path) -> None:
     def as_nobody(work: Callable[[], object]) -> Callable[[], None]:
         def lowered() -> None:
             if os.getuid() == 0:
+                with tempfile.TemporaryDirectory() as place:  # what is imported late may not be readable to others
+                    hvae.fit(common.tiny_pair(), common.tiny_data(), **OPTIONS, out=Path(place) / "run")
+                    hvae.load(Path(place) / "run")
+                    for name in ("posterior.nc", "posterior.zarr"):
+                        kills.exported(Path(place) / name, False)
+                        kills.exported(Path(place) / name, True)
                 os.environ["HOME"] = "/nonexistent"
                 os.setgid(65534)
                 os.setuid(65534)
