@@ -195,15 +195,20 @@ def commands() -> str:
     return "\n".join(pages)
 
 
+def spaced(mathml: str) -> str:
+    """With the space after log that TeX sets."""
+    return mathml.replace("<mi>log</mi>", '<mi>log</mi><mspace width="0.17em"/>')
+
+
 def inline_math(self: object, node: nodes.math) -> None:
     """An equation in a line, as MathML."""
-    self.body.append(convert(node.astext(), display="inline"))  # type: ignore[attr-defined]
+    self.body.append(spaced(convert(node.astext(), display="inline")))  # type: ignore[attr-defined]
     raise nodes.SkipNode
 
 
 def displayed_math(self: object, node: nodes.math_block) -> None:
     """An equation on a line of its own, which scrolls where it is too wide."""
-    drawn = convert(node.astext(), display="block")
+    drawn = spaced(convert(node.astext(), display="block"))
     self.body.append(f'<div class="math-block">{drawn}</div>')  # type: ignore[attr-defined]
     raise nodes.SkipNode
 

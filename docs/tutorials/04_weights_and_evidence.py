@@ -70,6 +70,8 @@ print(
 )
 
 # %% [markdown]
+# 100 temperatures are far too few here, and the gap says so without knowing the exact answer: the bounds are as far apart as annealing is off. The default is 1000.
+#
 # ## Resampled draws
 #
 # `export_posterior(draws=…, resample=R)` keeps one of R proposals by its weight: draws that are nearer to the posterior the larger R is. The exact posterior mean tells how near.

@@ -40,6 +40,7 @@ def test_without_a_command_it_says_how_to_begin(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_examples_work_as_they_stand(tmp_path):
     """In the order in which they are listed: some go on with what others made."""
     (tmp_path / "bin").mkdir()
