@@ -17,6 +17,24 @@ DIAMETER = np.array([2.0, 3, 4, 6, 9, 13, 19, 27, 39, 57])
 CONTRAST = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 
 
+TIME = np.array([0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5, 2, 3, 4, 6, 8, 12])
+KINDS = np.array(["natural"] * 6 + ["illusory", "rotated", "disks", "complete", "line"])
+
+
+def planted_course(units: int, rng: np.random.Generator, constant: float = 0.5, induced: float = 0.5) -> xr.Dataset:
+    """Exponential relaxation of every unit; the first half of them answers lines, and the illusory figure ``induced`` more."""
+    last = rng.normal(size=(KINDS.size, units))
+    first = np.arange(units) < units // 2
+    last[KINDS == "line"] = np.where(first, -2.0, 0.1)
+    last[KINDS == "rotated"] = -0.4
+    last[KINDS == "illusory"] = -0.4 * (1 + induced) / (1 - induced)
+    course = (1 - np.exp(-TIME / constant))[:, None, None] * last
+    return xr.Dataset(
+        {"z1_mean": (("time", "image", "z1_unit"), 0.3 + course), "kind": ("image", KINDS)},
+        {"time": TIME, "z1_unit": np.arange(units)},
+    )
+
+
 def plant(units: int = 60, *, kinds: int = 2, seed: int = 0, series: bool = True) -> xr.DataTree:
     """Units of z1, of one of ``kinds`` of tuning and any orientation; ``z1_kind`` in ``blank`` says which.
 
@@ -84,6 +102,7 @@ def plant(units: int = 60, *, kinds: int = 2, seed: int = 0, series: bool = True
                 },
                 {"scale": [0.0, 0.5, 1.0, 2.0], "z1_unit": np.arange(units)},
             ),
+            "time_course": planted_course(units, rng),
             "texture": xr.Dataset(
                 {
                     f"z1_{name}_mean": (("family", "patch", "z1_unit"), factor * rng.gamma(4, 1 / 4, (2, 30, units)))

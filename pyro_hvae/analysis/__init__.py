@@ -33,6 +33,7 @@ from pyro_hvae.analysis.surround_suppression import surround_suppression
 from pyro_hvae.analysis.texture_decoding import decode_family
 from pyro_hvae.analysis.texture_modulation import texture_modulation
 from pyro_hvae.analysis.texture_selectivity import texture_selectivity
+from pyro_hvae.analysis.time_course import time_course
 from pyro_hvae.analysis.trust import trust
 from pyro_hvae.analysis.unit_clusters import unit_clusters
 from pyro_hvae.analysis.v1_scorecard import v1_scorecard
@@ -77,6 +78,7 @@ __all__ = [
     "surround_suppression",
     "texture_modulation",
     "texture_selectivity",
+    "time_course",
     "trust",
     "unit_clusters",
     "v1_scorecard",

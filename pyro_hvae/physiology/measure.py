@@ -29,6 +29,7 @@ from pyro_hvae.physiology.series import (
     series,
 )
 from pyro_hvae.physiology.textures import texture
+from pyro_hvae.physiology.time_course import has_course, time_course
 from pyro_hvae.programs import HVAE
 from pyro_hvae.programs.images import Images, flattened
 from pyro_hvae.stimuli import PatchData, Whitening
@@ -38,7 +39,7 @@ from pyro_hvae.storage.provenance import git_revision, versions, without_places
 
 SERIES = ("contrast", "size", "annulus", "plaid")
 OF_IMAGES = ("natural_contrast", "optima")
-PARTS = (*SERIES, *OF_IMAGES, "texture")
+PARTS = (*SERIES, *OF_IMAGES, "texture", "time_course")
 
 
 @checked
@@ -95,7 +96,7 @@ def measure_physiology(
     shown = None if images is None else flattened(images, vae.pixels).double().cpu().numpy()
     if (textures is None) != (noise is None):
         raise HVAEError("the part texture compares textures with noise: give both, or neither")
-    chosen = _parts(parts, shown is not None, textures is not None)
+    chosen = _parts(parts, shown is not None, textures is not None, has_course(vae))
     whole_number("draws", draws, 2)
     for name, value, top in (("contrast", contrast, 1.0), ("pixels_per_degree", pixels_per_degree, np.inf)):
         if not 0 < value <= top:
@@ -116,6 +117,8 @@ def measure_physiology(
         groups["natural_contrast"] = natural_contrast(display, shown, index, SCALES)
     if "optima" in chosen and shown is not None:
         groups["optima"] = optima(display, shown, strongest, blank, response)
+    if "time_course" in chosen:
+        groups["time_course"] = time_course(display, shown, index)
     if "texture" in chosen and textures is not None and noise is not None:
         groups["texture"] = texture(display, textures, noise, index, response)
     tree = xr.DataTree.from_dict(groups)
@@ -128,8 +131,8 @@ def measure_physiology(
     return tree
 
 
-def _parts(parts: Sequence[str] | None, images: bool, textures: bool) -> tuple[str, ...]:
-    there = {name: images for name in OF_IMAGES} | {"texture": textures}
+def _parts(parts: Sequence[str] | None, images: bool, textures: bool, course: bool) -> tuple[str, ...]:
+    there = {name: images for name in OF_IMAGES} | {"texture": textures, "time_course": course}
     if parts is None:
         return tuple(name for name in PARTS if there.get(name, True))
     for name in parts:
@@ -139,6 +142,10 @@ def _parts(parts: Sequence[str] | None, images: bool, textures: bool) -> tuple[s
             what = "natural images: give images, held-out ones of the run say" if name in OF_IMAGES else (
                 "patches of textures and of noise: give textures and noise"
             )  # fmt: skip
+            if name == "time_course":
+                raise HVAEError(
+                    "the part time_course is for pairs of which every latent is a real number; c is positive"
+                )
             raise HVAEError(f"the part {name} shows {what}")
     return tuple(parts)
 

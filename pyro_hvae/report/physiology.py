@@ -9,6 +9,7 @@ from pyro_hvae.analysis.exciting_images import exciting_images, plot_exciting_im
 from pyro_hvae.analysis.grating_tuning import grating_tuning, plot_grating_tuning
 from pyro_hvae.analysis.surround_suppression import plot_surround_suppression, surround_suppression
 from pyro_hvae.analysis.texture_modulation import plot_texture_modulation, texture_modulation
+from pyro_hvae.analysis.time_course import plot_time_course, time_course
 from pyro_hvae.analysis.unit_clusters import plot_unit_clusters, unit_clusters
 from pyro_hvae.analysis.unit_responses import RULE
 from pyro_hvae.analysis.v1_scorecard import plot_v1_scorecard, v1_scorecard
@@ -87,6 +88,18 @@ PHYSIOLOGY_ANALYSES: dict[str, Analysis] = {
             plot=plot_contrast_uncertainty,
             needs=(Measured("natural_contrast"),),
             headlines=(Headline("slope"),),
+        ),
+        Analysis(
+            name="time_course",
+            title="Time course of inference, and illusory contours",
+            about="Langevin dynamics of the model's own posterior from the onset of an image, the mean over chains; one time "
+            "constant is that of a unit that is independent of the others. Latency: time to half of the last response. "
+            "Induced: (R - R0) / (|R| + |R0|), R the answer to a Kanizsa figure, R0 to its inducers turned outward, of "
+            "units that answer the contour drawn as a line.",
+            function=time_course,
+            plot=plot_time_course,
+            needs=(Measured("time_course"),),
+            headlines=(Headline("latency"), Headline("induced")),
         ),
         Analysis(
             name="texture_modulation",

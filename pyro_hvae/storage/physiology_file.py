@@ -23,6 +23,8 @@ group                 variables (dims)
 ``optima``            ``zl_most``, ``zl_least (zl_optimum, start, pixel)``: images of one norm that excite a unit most and
                       least, by start; ``zl_most_response``, ``zl_least_response (zl_optimum, start)``;
                       ``zl_natural_response (zl_optimum, image)``: to natural images brought to that norm
+``time_course``       ``zl_mean (time, image, zl_unit)``: mean over chains of Langevin dynamics after the onset of an image, in
+                      time constants; ``kind (image)``: ``natural``, or the condition of an illusory contour
 ====================  ============================================================================================
 
 ``blank``, ``gratings`` and ``preferred`` are in every file, the others where they were asked for. Root attributes: those of
@@ -77,6 +79,7 @@ def physiology_schema(tree: xr.DataTree) -> dict[str, dict[str, tuple[str, ...]]
             **{f"{site}_{which}_response": (optimum, "start") for which in ("most", "least")},
             f"{site}_natural_response": (optimum, "image"),
         }
+        groups["time_course"] = {f"{site}_mean": ("time", "image", unit), "kind": ("image",)}
         for name, variables in groups.items():
             schema.setdefault(name, {}).update(variables)
     return schema

@@ -53,6 +53,7 @@ NAMES = {
     "texture_decoding",
     "texture_modulation",
     "texture_selectivity",
+    "time_course",
     "trust",
     "unit_clusters",
     "v1_scorecard",
