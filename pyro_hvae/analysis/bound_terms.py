@@ -26,8 +26,9 @@ def bound_terms(tree: xr.DataTree) -> xr.Dataset:
     -------
     Dataset with ``bound (set, term)`` and its s.e. over images; ``set`` is ``natural`` and ``texture``, those present, ``term``
     is ``elbo``, ``reconstruction`` (E_q[log p(x|z)]) and ``zl_kl`` for every layer, then those of other sites.
-    ``imbalance (set)`` is the mean of ``elbo - reconstruction + sum of KL``, zero but for Monte Carlo error of the export. Where the file has the group
-    ``evidence``, over the images that it was estimated for: ``evidence (set)`` (log p(x) in nats per image), ``evidence_gap``
+    ``imbalance (set)`` is the mean of ``elbo - reconstruction + sum of KL``, zero but for Monte Carlo error of the
+    export. Where the file has the group ``evidence``, over the images that it was estimated for: ``evidence (set)`` (log p(x)
+    in nats per image), ``evidence_gap``
     (evidence - ELBO, an estimate of KL[q(z|x) || p(z|x)]) and ``evidence_trusted`` (share of images with k-hat below 0.7).
     The estimate is a lower bound in expectation. Where k-hat is above 0.7 it may lie far below log p(x), and its standard error
     is too small; a note says for how many images. Where it has the group ``yardsticks``: ``yardstick_log_density``,
