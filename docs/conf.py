@@ -96,11 +96,11 @@ CONTENTS: dict[str, dict[str, list[str]]] = {
     "index": {
         "Start": ["project/readme", "tasks", "tutorials/index", "howto/index", "faq"],
         "Explanation": [
-            "training", "recipes", "gradients", "product-distribution", "stimuli", "physiology", "report", "posterior-file",
-            "tutorial-arviz", "yardsticks", "sweeps", "from-pyro",
+            "training", "recipes", "composability", "gradients", "product-distribution", "stimuli", "physiology", "report",
+            "posterior-file", "tutorial-arviz", "yardsticks", "sweeps", "from-pyro",
         ],
         "Models": [
-            f"models/{name}" for name in ("linear-vae", "tdvae", "skip-vae", "chain-vae", "td-iwae", "guides")
+            f"models/{name}" for name in ("linear-vae", "tdvae", "skip-vae", "chain-vae", "td-iwae", "ea-vae", "guides")
         ],
         "Evidence": ["reproduction", "benchmarks", "reliability"],
         "Reference": ["reference/index", "reference/command-line"],

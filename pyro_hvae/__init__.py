@@ -18,8 +18,8 @@ from typing import Any
 
 _HOMES = {
     "pyro_hvae.programs": (
-        "HVAE", "BottomUpGuide", "GenerativeModel", "LadderGuide", "LaplaceNormalProduct", "LinearModel", "MarkovModel",
-        "MeanFieldGuide", "Program", "SkipModel", "TopDownGuide",
+        "HVAE", "BottomUpGuide", "ContrastGuide", "ContrastModel", "GenerativeModel", "LadderGuide", "LaplaceNormalProduct",
+        "LinearModel", "MarkovModel", "MeanFieldGuide", "Program", "SkipModel", "TopDownGuide",
     ),
     "pyro_hvae.published": ("PRESETS", "build"),
     "pyro_hvae.starts": ("start_from_energies", "start_from_ica", "start_in_linear_regime"),

@@ -262,7 +262,7 @@ def test_zero_means_none_and_less_is_refused(refused):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "trian", "export", "export RUN", "export RUN --out x.nc --drwas 3", "train TDVAE20 --out x --compile perhaps",
+        "trian", "export", "export RUN", "export RUN --out x.nc --drwas 3", "train TDVAE20 --out x --compile perhaps",
         "stimuli gratings", "stimuli gratings --out x.nc --size four", "stimuli natural --out x.nc --source a-file",
         "analyse a-file --out x", "analyse a-directory --out x", "analyse nowhere.nc --out x", "export a-file --out x.nc",
         "export RUN --patches a-file --out x.nc --textures none", "export RUN --out x.nc --textures nowhere",

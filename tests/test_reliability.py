@@ -33,7 +33,7 @@ def counts(rows):
 
 def test_killed_runs_and_exports_end_as_if_they_had_not_been(tmp_path):
     found = campaign("kills.py", tmp_path, "--only", "eager,export", "--kills", "3", "--exports", "1")
-    assert sum(row["kills"] for row in found["kills_eager"]) >= 2 and len(found["kills_export"]) == 1
+    assert sum(row["kills"] for row in found["kills_eager"]) >= 1 and len(found["kills_export"]) == 1
     assert all(row["ok"] for rows in found.values() for row in rows), found
 
 

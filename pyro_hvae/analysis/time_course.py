@@ -22,9 +22,9 @@ def time_course(tree: xr.DataTree) -> xr.Dataset:
     The response of a layer to an image is the root mean square, over the units that respond to gratings, of how far their
     means have moved since the onset. Quantities, by layer, medians over natural images: ``latency``, the time to half of the
     last response, linear between the times kept; ``early``, the response at one time constant over the last. ``induced``, by
-    layer, median over units: (R - R0) / (|R| + |R0|) of the last responses R to the illusory contour and R0 to its control with
-    the inducers turned outward, of the units that answer the contour drawn as a line, signed by that answer. 0 where a unit
-    sees nothing but the image in its field, 1 where it answers the illusory contour alone.
+    layer, median over units and figures: (R - R0) / (|R| + |R0|) of the last responses R to the illusory contour and R0 to its
+    control with the inducers turned outward, of the units that answer the contour drawn as a line, signed by that answer. 0
+    where a unit sees nothing but the image in its field, 1 where it answers the illusory contour alone.
     """
     group = stimuli(tree, "time_course")
     kind, time = group["kind"].values.astype(str), group["time"].values.astype(float)
@@ -106,9 +106,10 @@ def plot_time_course(dataset: xr.Dataset) -> style.Picture:
         f"{dataset['induced'].sel(layer=site).item():+.2f}"
         for site in layers
     )
+    images, pairs = int(dataset["latency_n"][0]), ", ".join(str(int(n)) for n in dataset["induced_n"].values)
     return style.Picture(
         figure,
-        f"Langevin dynamics of the model's posterior after the onset of an image. Left: thin lines are images "
-        f"(n = {int(dataset['latency_n'][0])}), thick ones their mean. Right: medians and 95% intervals over units that answer "
-        f"the contour drawn as a line (n = {', '.join(str(int(n)) for n in dataset['induced_n'].values)}). {parts}.",
+        "Langevin dynamics of the model's posterior after the onset of an image. Left: thin lines are images "
+        f"(n = {images}), thick ones their mean. Right: medians and 95% intervals over units and figures, where the unit "
+        f"answers the contour drawn as a line (n = {pairs}). {parts}.",
     )

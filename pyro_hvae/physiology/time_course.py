@@ -4,9 +4,10 @@ Before the onset each chain stands at a draw of the guide for a uniform field. F
 
     z ← z + ε s² ∇ log p(x, z) + √(2ε) s ξ,    ξ ~ Normal(0, I),
 
-with s the posterior s.d. that the guide gives each unit, averaged over the images shown: a unit that is independent of
-the others relaxes with a time constant of one, in units of 1/ε steps. What is kept is the mean over chains (Orbán et al.
-2016 take samples for activity; the mean over chains is then what a peristimulus histogram shows).
+(the drift at most one s a step), with s the posterior s.d. that the guide gives each unit, averaged over the images shown: a
+unit that is independent of the others, and for which the guide is right, relaxes with a time constant of one, in units of
+1/ε steps. What is kept is the mean over chains (Orbán et al. 2016 take samples for activity; the mean over chains is then
+what a peristimulus histogram shows).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pyro_hvae.programs.program import nodes
 from pyro_hvae.stimuli import illusory_contours
 
 RATE = 0.05  # ε: steps of a twentieth of a time constant
+FARTHEST = 1.0  # s.d. that the drift moves a unit in a step: right after the onset the blank's draws are far from the posterior
 CHAINS = 16
 TIMES = (
     0,
@@ -70,7 +72,7 @@ def langevin_means(
     :param start: ``{site: (chain, image, dim)}``.
     :param scale: s, ``{site: (dim,)}``.
     :param times: steps after which means are kept, growing, from 0.
-    :raises HVAEError: where the dynamics leave what is finite: the step is too long for this model.
+    :raises HVAEError: where a latent is no longer finite.
     """
     z = {site: value.clone() for site, value in start.items()}
     chains = next(iter(z.values())).shape[0]
@@ -85,13 +87,13 @@ def langevin_means(
             gradients = torch.autograd.grad(total, list(leaves.values()))
         for (site, value), gradient in zip(leaves.items(), gradients, strict=True):
             s = scale[site]
-            z[site] = value.detach() + rate * s.square() * gradient + (2 * rate) ** 0.5 * s * torch.randn_like(value)
+            drift = (rate * s * gradient).clamp(-FARTHEST, FARTHEST)
+            z[site] = value.detach() + s * (drift + (2 * rate) ** 0.5 * torch.randn_like(value))
         if step in times:
             for site, value in z.items():
                 if not bool(value.isfinite().all()):
                     raise HVAEError(
-                        f"the dynamics of {site} are no longer finite after {step} steps of {rate}: the posterior is narrower "
-                        "than the guide says; measure the other parts, or take a guide that was trained longer"
+                        f"{site} is not finite after {step} steps of the dynamics; look for images or parameters that are not"
                     )
                 kept[site].append(value.mean(0))
     return {site: torch.stack(means) for site, means in kept.items()}

@@ -52,7 +52,7 @@ def test_a_run_becomes_a_file_and_a_page(run, tmp_path, capsys):
     with hvae.open_physiology(out / "physiology.nc") as tree:
         assert set(tree.children) == {
             "blank", "gratings", "preferred", "places", "contrast", "size", "annulus", "plaid", "natural_contrast", "optima",
-            "texture",
+            "texture", "time_course",
         }  # fmt: skip
         assert tree.attrs["transform"] != "none"
     assert main(arguments) == 2 and "exists" in capsys.readouterr().err

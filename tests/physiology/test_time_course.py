@@ -34,11 +34,18 @@ def test_a_gaussian_posterior_relaxes_exponentially_unit_by_unit():
         assert ((found[k] - expected).abs() <= 4 * (variance / chains).sqrt() + 1e-12).all(), t
 
 
-def test_steps_that_are_too_long_are_told():
+def test_what_is_not_finite_is_told():
     model = LinearModel(6, (3,), ("normal",), noise=0.5)
-    start, scale = {"z1": torch.ones(4, 1, 3)}, {"z1": torch.full((3,), 1e6)}
-    with pytest.raises(HVAEError, match="dynamics of z1 are no longer finite after 60 steps of 1.0"):
-        langevin_means(model, torch.zeros(1, 6), start, scale, times=(0, 60), rate=1.0)
+    start, scale = {"z1": torch.ones(4, 1, 3)}, {"z1": torch.ones(3)}
+    with pytest.raises(HVAEError, match="z1 is not finite after 2 steps of the dynamics"):
+        langevin_means(model, torch.full((1, 6), torch.nan), start, scale, times=(0, 2), rate=0.1)
+
+
+def test_right_after_the_onset_no_unit_moves_farther_than_its_scale():
+    model = LinearModel(6, (3,), ("normal",), noise=0.01)
+    start, scale = {"z1": torch.zeros(2000, 1, 3)}, {"z1": torch.tensor([0.1, 0.2, 0.3])}
+    moved = langevin_means(model, torch.full((1, 6), 100.0), start, scale, times=(0, 1), rate=0.1)["z1"][1]
+    assert ((moved[0].abs() - scale["z1"]).abs() < 4 * (0.2 / 2000) ** 0.5 * scale["z1"]).all()
 
 
 def test_planted_courses_are_found():
