@@ -378,6 +378,7 @@ def test_a_script_without_a_main_guard_is_told_in_a_line(tmp_path, last):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_script_with_a_main_guard_sweeps(tmp_path):
     small_data().save(tmp_path / "made.nc")
     script, out = tmp_path / "script.py", tmp_path / "s"
