@@ -7,7 +7,7 @@ Before the onset each chain stands at a draw of the guide for a uniform field. F
 (the drift at most one s a step), with s the posterior s.d. that the guide gives each unit, averaged over the images shown: a
 unit that is independent of the others, and for which the guide is right, relaxes with a time constant of one, in units of
 1/ε steps. What is kept is the mean over chains (Orbán et al. 2016 take samples for activity; the mean over chains is then
-what a peristimulus histogram shows).
+what a peristimulus histogram shows). Starts and noise are the same for every image, so that images differ by nothing else.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def langevin_means(
         for (site, value), gradient in zip(leaves.items(), gradients, strict=True):
             s = scale[site]
             drift = (rate * s * gradient).clamp(-FARTHEST, FARTHEST)
-            z[site] = value.detach() + s * (drift + (2 * rate) ** 0.5 * torch.randn_like(value))
+            z[site] = value.detach() + s * (drift + (2 * rate) ** 0.5 * torch.randn_like(value[:, :1]))
         if step in times:
             for site, value in z.items():
                 if not bool(value.isfinite().all()):
@@ -130,7 +130,7 @@ def time_course(display: Display, images: np.ndarray | None, units: Mapping[str,
         blank = torch.from_numpy(display.seen(np.ones((1, vae.pixels)))).to(like).expand(len(x), -1)
         before = sample_sites(poutine.trace(guide).get_trace(blank), observed=False)
         after = sample_sites(poutine.trace(guide).get_trace(x), observed=False)
-        start = {site: node["value"] for site, node in before.items()}
+        start = {site: node["value"][:, :1].expand_as(node["value"]) for site, node in before.items()}
         scale = {site: _moments(node["fn"], site)[1].mean((0, 1)).sqrt().to(like) for site, node in after.items()}
         means = langevin_means(vae.model, x, start, scale, times=TIMES, rate=RATE)
     variables: dict[str, Any] = {

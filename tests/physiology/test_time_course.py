@@ -34,6 +34,17 @@ def test_a_gaussian_posterior_relaxes_exponentially_unit_by_unit():
         assert ((found[k] - expected).abs() <= 4 * (variance / chains).sqrt() + 1e-12).all(), t
 
 
+def test_images_that_look_alike_to_a_unit_have_the_same_course():
+    """One layer, orthogonal: what lies outside its field is nothing to a unit, and no chance stands between two images."""
+    model = LinearModel(6, (3,), ("normal",), noise=0.5).double()
+    with torch.no_grad():
+        model.to_image.weight.copy_(torch.eye(6, 3))
+    x = torch.tensor([[0.5, -1, 2, 1, 1, 1], [0.5, -1, 2, -1, -1, -1]], dtype=torch.float64)
+    start = {"z1": torch.randn(8, 1, 3, dtype=torch.float64).expand(8, 2, 3)}
+    found = langevin_means(model, x, start, {"z1": torch.ones(3) * 0.4}, times=(0, 5, 50), rate=0.1)["z1"]
+    assert torch.equal(found[:, 0], found[:, 1]) and not torch.equal(found[1], found[2])
+
+
 def test_what_is_not_finite_is_told():
     model = LinearModel(6, (3,), ("normal",), noise=0.5)
     start, scale = {"z1": torch.ones(4, 1, 3)}, {"z1": torch.ones(3)}
