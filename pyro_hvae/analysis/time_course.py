@@ -22,8 +22,8 @@ def time_course(tree: xr.DataTree) -> xr.Dataset:
     The response of a layer to an image is the root mean square, over the units that respond to gratings, of how far their
     means have moved since the onset. Quantities, by layer, medians over natural images: ``latency``, the time to half of the
     last response, linear between the times kept; ``early``, the response at one time constant over the last. ``induced``, by
-    layer, median over units and figures: (R - R0) / (|R| + |R0|) of the last responses R to the illusory contour and R0 to its
-    control with the inducers turned outward, of the units that answer the contour drawn as a line, signed by that answer. 0
+    layer, median over units and figures: ``(R - R0) / (|R| + |R0|)`` of the last responses R to the illusory contour and R0 to
+    its control with the inducers turned outward, of the units that answer the contour drawn as a line, signed by that answer. 0
     where a unit sees nothing but the image in its field, 1 where it answers the illusory contour alone.
     """
     group = stimuli(tree, "time_course")
